@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=bash
+#
+# What every script of the lab shares: where things are and how they speak.
+
+LAB=${LAB_ROOT:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)}
+BUILD=$LAB/build
+TREE=$BUILD/linux
+# Tops of the kernel tree in which the series may have whole files of its own.
+# shellcheck disable=SC2034 # read by the scripts that source this file
+ROOTS=(Documentation drivers include tools)
+
+# The answer of git and sort must not depend on who asks.
+export LC_ALL=C.UTF-8 TZ=UTC
+# Nothing fails without a word.
+set -o errtrace
+trap 'printf "%s: line %d: failed: %s\n" "${0##*/}" "$LINENO" "$BASH_COMMAND" >&2' ERR
+
+JOBS=${JOBS:-$(nproc)}
+export JOBS
+
+say()
+{
+	printf '%s\n' "--- $*" >&2
+}
+
+die()
+{
+	printf '%s\n' "${0##*/}: $*" >&2
+	exit 1
+}
+
+# The user's own git settings (hooks, signing, diff algorithms, line ends) must
+# not change the bytes of the series.  A user's own tree is read with the
+# user's settings, for safe.directory's sake: that is plain "git".
+kgit()
+{
+	GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null \
+		git -C "$TREE" -c core.hooksPath=/dev/null -c gc.auto=0 "$@"
+}
+
+# Run a long command, log to $2 and show a line with $1 every 20 seconds.
+with_progress()
+{
+	local what=$1 log=$2 pid start=$SECONDS shown=$SECONDS rc=0
+	shift 2
+
+	mkdir -p "$(dirname "$log")"
+	say "$what (log: ${log#"$LAB"/})"
+	"$@" > "$log" 2>&1 &
+	pid=$!
+	while kill -0 "$pid" 2> /dev/null; do
+		sleep 0.3
+		if [ $((SECONDS - shown)) -ge 20 ]; then
+			shown=$SECONDS
+			printf '    %4d s, %5d lines: %.70s\n' $((SECONDS - start)) \
+				"$(wc -l < "$log")" "$(tail -n 1 "$log")" >&2
+		fi
+	done
+	wait "$pid" || rc=$?
+	if [ "$rc" -ne 0 ]; then
+		tail -n 25 "$log" >&2
+		die "$what failed; the whole log is $log"
+	fi
+}
+
+need_disk()
+{
+	local need=$1 have
+
+	mkdir -p "$BUILD"
+	have=$(df --output=avail -BG "$BUILD" | tail -n 1 | tr -dc 0-9)
+	[ "$have" -ge "$need" ] ||
+		die "$BUILD has $have GB free, this step needs $need GB: free some or move the clone"
+}

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Build what the guest runs, for the kernel of one flavour: the kselftests of
+# build/linux and the lab's own programs, all static, into
+# build/FLAVOUR/kselftest.
+#
+# usage: selftests.sh FLAVOUR [COLLECTION...]	the vfio collection, and those
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+[ $# -ge 1 ] || die "usage: selftests.sh FLAVOUR [COLLECTION...]"
+out=$BUILD/$1
+shift
+collections="vfio $*"
+objects=$out/kselftest-objects
+installed=$out/kselftest
+selftests=$TREE/tools/testing/selftests
+programs=(edu_demo)
+
+[ -d "$selftests" ] || die "there is no kernel tree in $TREE: run \"make tree\" first"
+mkdir -p "$objects"
+
+# FORCE_TARGETS: without it the kernel's makefile hides a collection that does
+# not build.
+common=(OUTPUT="$objects/kselftest/vfio" KHDR_INCLUDES="-isystem $out/usr/include"
+	CC="${CC:-gcc}" LDFLAGS=-static FORCE_TARGETS=1)
+
+build()
+{
+	local program
+
+	make -C "$TREE" O="$out" headers
+	make -C "$selftests" O="$objects" TARGETS="$collections" "${common[@]:1}" \
+		INSTALL_PATH="$installed.new" -j"$JOBS" install
+	# The makefile of the vfio tests knows how to build against libvfio, so
+	# it builds the lab's programs too: only the name and the place differ.
+	for program in "${programs[@]}"; do
+		make -C "$selftests/vfio" "${common[@]}" VPATH="$LAB/scripts/guest" \
+			TEST_GEN_PROGS="$objects/kselftest/vfio/$program" \
+			"$objects/kselftest/vfio/$program"
+		install -D -t "$installed.new/lab" "$objects/kselftest/vfio/$program"
+		echo "lab:$program" >> "$installed.new/kselftest-list.txt"
+	done
+}
+
+rm -rf "$installed.new" "$installed.old"
+with_progress "building the tests for $out" "$BUILD/log/selftests-${out##*/}.log" build
+# Two renames, so that a build that failed or was stopped is never taken for a
+# finished one.
+[ ! -e "$installed" ] || mv "$installed" "$installed.old"
+mv "$installed.new" "$installed"
+rm -rf "$installed.old"
