@@ -26,7 +26,7 @@ kvm|tcg) echo "$LAB_ACCEL"; exit 0 ;;
 *) die "LAB_ACCEL=$LAB_ACCEL is neither kvm nor tcg" ;;
 esac
 
-binary=$(command -v "$QEMU") || die "$QEMU is not installed: run \"make setup\""
+binary=$(command -v "$QEMU") || die "$QEMU is not installed: run scripts/packages.sh"
 if [ ! -r /dev/kvm ] || [ ! -w /dev/kvm ]; then
 	tcg "/dev/kvm cannot be opened for reading and writing"
 fi

@@ -66,7 +66,7 @@ out=${out:-$BUILD/run/$flavour-$(basename "$plan")}
 [ -f "$plan" ] || die "there is no plan $plan"
 
 QEMU=${QEMU:-qemu-system-x86_64}
-command -v "$QEMU" > /dev/null || die "$QEMU is not installed: run \"make setup\""
+command -v "$QEMU" > /dev/null || die "$QEMU is not installed: run scripts/packages.sh"
 qemu_version=$("$QEMU" --version | sed -n '1s/.*version \([0-9]*\.[0-9]*\).*/\1/p')
 qemu_devices=$("$QEMU" -device help 2>&1)
 

@@ -79,7 +79,8 @@ static void show_msi(struct vfio_pci_device *device)
 	if (poll(&eventfd, 1, WAIT_MS) == 1)
 		VFIO_ASSERT_EQ(read(eventfd.fd, &count, sizeof(count)), sizeof(count));
 
-	ksft_test_result(count == 1, "interrupt: MSI came %lu time(s) through the eventfd\n", count);
+	ksft_test_result(count == 1,
+			 "interrupt: MSI came %lu time(s) through the eventfd\n", count);
 }
 
 static void show_dma(struct vfio_pci_device *device, struct dma_region *region)
