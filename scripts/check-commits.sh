@@ -57,11 +57,11 @@ warnings()
 	for object in "$@"; do
 		[ -e "$src/${object%.o}.c" ] || continue
 		rm -f "${out:?}/$object"
-		make -C "$src" O="$out" CC=gcc W=1 C=2 "$object" 2>&1 |
+		make -C "$src" O="$out" CC="ccache gcc" W=1 C=2 CHECK="$sparse" "$object" 2>&1 |
 			grep -E '(warning|error):' |
 			sed -E 's|^([^:]+):[0-9]+(:[0-9]+)?:|\1:|' >> "$to" || true
 	done
-	sort -u -o "$to" "$to"
+	sort -o "$to" "$to"
 }
 
 docs()
@@ -74,9 +74,10 @@ docs()
 		(cd "$src" && scripts/kernel-doc -none -Wall "$file") 2>&1 |
 			sed -E 's|:[0-9]+ |: |' | grep -i warning >> "$to" || true
 	done
-	sort -u -o "$to" "$to"
+	sort -o "$to" "$to"
 }
 
+sparse=$("$LAB/scripts/sparse.sh")
 step base
 "$LAB/scripts/kernel.sh" fast "$src" "$out" > /dev/null
 n=0
@@ -113,14 +114,11 @@ while read -r commit; do
 	done
 
 	if touched "$commit" | grep -q '^tools/testing/selftests/\|^include/uapi/'; then
-		if make -C "$src" O="$out" headers_install > "$tag.headers" 2>&1 &&
-		   make -C "$src/tools/testing/selftests" O="$out" TARGETS=vfio -j"$JOBS" \
-			FORCE_TARGETS=1 KHDR_INCLUDES="-isystem $out/usr/include" \
-			> "$tag.selftests" 2>&1; then
+		if LAB_TREE=$src "$LAB/scripts/selftests.sh" walk/fast > "$tag.selftests" 2>&1; then
 			echo "ok - kselftests build: $subject"
 		else
 			echo "not ok - kselftests build: $subject"
-			grep -E 'error|warning' "$tag.selftests" | head -n 10 | sed 's/^/# /'
+			tail -n 15 "$tag.selftests" | sed 's/^/# /'
 		fi
 	fi
 done < <(kgit rev-list --reverse base..series)

@@ -57,10 +57,12 @@ verdict "$rc" "git am of the rendered series gives the tree of make tree" "$log/
 for mail in "$BUILD"/series/*.patch; do
 	name=${mail##*/}
 
-	# The sign-off is the submitter's own: git am -s.
+	# The sign-off is the submitter's own: git am -s.  FILE_PATH_CHANGES asks
+	# whether MAINTAINERS covers a new file: that is looked up below.
 	rc=0
 	(cd "$TREE" && scripts/checkpatch.pl --strict --no-summary \
-		--ignore MISSING_SIGN_OFF,NO_AUTHOR_SIGN_OFF "$mail") > "$log/checkpatch" 2>&1 || rc=1
+		--ignore MISSING_SIGN_OFF,NO_AUTHOR_SIGN_OFF,FILE_PATH_CHANGES "$mail") \
+		> "$log/checkpatch" 2>&1 || rc=1
 	verdict "$rc" "checkpatch --strict: $name" "$log/checkpatch"
 
 	rc=0
@@ -88,3 +90,20 @@ for mail in "$BUILD"/series/*.patch; do
 	} > "$log/trailers"
 	verdict "$rc" "trailers and changelog: $name" "$log/trailers"
 done
+
+while read -r path; do
+	rc=0
+	(cd "$TREE" && scripts/get_maintainer.pl --no-git --no-git-fallback --no-rolestats --nol -f "$path") \
+		> "$log/maintainers" 2>&1 || rc=1
+	[ -s "$log/maintainers" ] || { echo "MAINTAINERS has nobody for it"; rc=1; } >> "$log/maintainers"
+	verdict "$rc" "MAINTAINERS covers $path" "$log/maintainers"
+done < <(own_files)
+
+rc=0
+while read -r line; do
+	case $line in
+	''|'#'*) ;;
+	*) grep -qxF "$line" "$TREE/MAINTAINERS" || { echo "the series does not add: $line"; rc=1; } ;;
+	esac
+done < "$LAB/MAINTAINERS" > "$log/entry"
+verdict "$rc" "MAINTAINERS here is the entry that the series adds" "$log/entry"

@@ -5,7 +5,8 @@
 
 LAB=${LAB_ROOT:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)}
 BUILD=$LAB/build
-TREE=$BUILD/linux
+# Another work tree of the same kernel, for those who walk through its commits.
+TREE=${LAB_TREE:-$BUILD/linux}
 # Tops of the kernel tree in which the series may have whole files of its own.
 # shellcheck disable=SC2034 # read by the scripts that source this file
 ROOTS=(Documentation drivers include tools)

@@ -17,6 +17,7 @@ busybox			busybox-static
 ccache			ccache
 codespell		codespell
 cpio			cpio
+dpkg-source		dpkg-dev
 flex			flex
 gcc			gcc
 git			git
@@ -27,7 +28,6 @@ pgrep			procps
 python3			python3
 qemu-system-x86_64	qemu-system-x86
 shellcheck		shellcheck
-sparse			sparse
 xz			xz-utils
 /usr/include/gelf.h		libelf-dev
 /usr/include/openssl/ssl.h	libssl-dev

@@ -8,48 +8,15 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=scripts/debian.sh
+. "$LAB/scripts/debian.sh"
 
 SERIES_BASE=7.3
-SUITES=(sid forky trixie-backports experimental)
-FETCH=$BUILD/source
-
-# apt with a state of its own: it checks Debian's signatures with the system's
-# keys, and the system's sources and lists stay as they are.
-private_apt()
-{
-	local tool=$1
-	shift
-	"$tool" -o Dir::State="$FETCH/state" -o Dir::State::status=/dev/null \
-		-o Dir::Cache="$FETCH/cache" -o Dir::Etc::sourceparts=/dev/null \
-		-o Dir::Etc::sourcelist="$FETCH/sources.list" \
-		-o APT::Sandbox::User=root -o Acquire::Languages=none "$@"
-}
-
-# The mirror that the system itself is set up for.
-debian_mirror()
-{
-	# shellcheck disable=SC2016 # apt's own variables
-	apt-get indextargets --format '$(CREATED_BY) $(REPO_URI) $(RELEASE)' |
-		awk '$1 == "Packages" && $3 !~ /security/ && $2 ~ /\/debian\/?$/ { print $2; exit }'
-}
-
 fetch_debian()
 {
-	local mirror suite version deb keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+	local version deb
 
-	if ! command -v apt-cache > /dev/null || [ ! -e "$keyring" ]; then
-		die "no Debian archive to fetch Linux $SERIES_BASE from here: give a tree with LINUX=/path/to/linux"
-	fi
-	mirror=$(debian_mirror)
-	[ -n "$mirror" ] ||
-		die "no Debian mirror among this system's apt sources: run apt-get update, or give a tree with LINUX=/path/to/linux"
-	mkdir -p "$FETCH"/state/lists/partial "$FETCH"/cache/archives/partial
-	for suite in "${SUITES[@]}"; do
-		echo "deb [signed-by=$keyring] $mirror $suite main"
-	done > "$FETCH/sources.list"
-	# A suite may be missing from a mirror; what counts is what is found.
-	(with_progress "looking for Linux $SERIES_BASE in Debian" "$BUILD/log/source-lists.log" \
-		private_apt apt-get update) || true
+	debian_lists "looking for Linux $SERIES_BASE in Debian"
 	version=$(private_apt apt-cache madison "linux-source-$SERIES_BASE" |
 		  awk -F '|' '{ gsub(/ /, "", $2); print $2 }' | sort -V | tail -n 1)
 	[ -n "$version" ] ||
