@@ -13,6 +13,8 @@ ROOTS=(Documentation drivers include tools)
 
 # The answer of git and sort must not depend on who asks.
 export LC_ALL=C.UTF-8 TZ=UTC
+# What packages.sh installed comes before other versions of it.
+export PATH=/usr/bin:/bin:$PATH
 # Nothing fails without a word.
 set -o errtrace
 trap 'printf "%s: line %d: failed: %s\n" "${0##*/}" "$LINENO" "$BASH_COMMAND" >&2' ERR

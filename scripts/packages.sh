@@ -26,6 +26,7 @@ make			make
 perl			perl
 pgrep			procps
 python3			python3
+/usr/lib/python3/dist-packages/ply	python3-ply
 qemu-system-x86_64	qemu-system-x86
 shellcheck		shellcheck
 xz			xz-utils
