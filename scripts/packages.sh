@@ -45,7 +45,8 @@ while read -r probe package; do
 	esac
 done <<< "$needs"
 # The guest has no libraries: its busybox must be the static one.
-if command -v busybox > /dev/null && ! ldd "$(command -v busybox)" 2>&1 | grep -q 'not a dynamic'; then
+if command -v busybox > /dev/null &&
+   [[ $(ldd "$(command -v busybox)" 2>&1 || true) != *@(not a dynamic|statically linked)* ]]; then
 	missing+=(busybox-static)
 fi
 [ "${#missing[@]}" -gt 0 ] || exit 0
