@@ -17,7 +17,7 @@ log=$BUILD/log/walk
 mkdir -p "$walk" "$log"
 
 kgit worktree prune
-if [ ! -e "$src/.git" ]; then
+if ! kgit worktree list --porcelain | grep -qxF "worktree $src"; then
 	rm -rf "$src"
 	say "checking the base out into build/walk/linux"
 	kgit worktree add -q --detach "$src" base
@@ -85,7 +85,7 @@ while read -r commit; do
 	n=$((n + 1))
 	subject=$(kgit show -s --format=%s "$commit")
 	tag=$log/$(printf '%04d' "$n")
-	mapfile -t files < <(touched "$commit" | grep '\.[ch]$')
+	mapfile -t files < <(touched "$commit" | grep '\.[ch]$' || true)
 
 	# Before: the parent is still checked out and built.
 	mapfile -t objs < <(objects "$commit")
@@ -103,8 +103,10 @@ while read -r commit; do
 	warnings "$tag.after" "${objs[@]}"
 	docs "$tag.docs-after" "${files[@]}"
 	for kind in "" docs-; do
-		what="gcc W=1, sparse C=2 on ${#objs[@]} objects"
-		[ -z "$kind" ] || what="kernel-doc on ${#files[@]} files"
+		what="gcc W=1, sparse C=2 on ${objs[*]##*/}"
+		[ -z "$kind" ] || what="kernel-doc on ${files[*]##*/}"
+		# A commit with nothing to look at has not passed anything.
+		[ -n "${what##* on }" ] || continue
 		if comm -13 "$tag.${kind}before" "$tag.${kind}after" | grep . > "$tag.new"; then
 			echo "not ok - no new warnings, $what: $subject"
 			sed 's/^/# /' "$tag.new"

@@ -12,12 +12,10 @@ flavour=${1:-fast}
 source=${2:-$TREE}
 out=${3:-$BUILD/$flavour}
 
-# The options a user of the vfio kselftests needs come from the tree itself.
-fragments=("$LAB/scripts/config/fast.config")
-for fragment in config config.x86_64; do
-	fragment=$source/tools/testing/selftests/vfio/$fragment
-	[ ! -e "$fragment" ] || fragments+=("$fragment")
-done
+# The options a user of the vfio kselftests needs are those of the series, also
+# for the commits before it brings them.
+fragments=("$LAB/scripts/config/fast.config"
+	"$LAB"/tools/testing/selftests/vfio/config{,.x86_64})
 case $flavour in
 fast)	;;
 debug)	fragments+=("$LAB/scripts/config/debug.config") ;;
