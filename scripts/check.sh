@@ -15,13 +15,13 @@ checks="
 shellcheck	scripts/check-shell.sh
 spdx		scripts/check-spdx.sh
 codespell	codespell --skip=./build,./.git,./COPYING,./scripts/tests/logs
-verdict		python3 scripts/tests/verdict_test.py
 series		bats --tap scripts/tests/series.bats
 tree		scripts/tree.sh
+verdict		python3 scripts/tests/verdict_test.py
 mails		scripts/check-mails.sh
 kernel-fast	scripts/kernel.sh fast
 tests-fast	scripts/selftests.sh fast
-boot-fast	scripts/boot.sh fast
+boot-fast	scripts/boot.sh --icount fast
 commits		scripts/check-commits.sh
 kernel-debug	scripts/kernel.sh debug
 tests-debug	scripts/selftests.sh debug

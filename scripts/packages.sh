@@ -27,6 +27,7 @@ perl			perl
 pgrep			procps
 python3			python3
 /usr/lib/python3/dist-packages/ply	python3-ply
+/usr/lib/python3/dist-packages/git	python3-git
 qemu-system-x86_64	qemu-system-x86
 shellcheck		shellcheck
 xz			xz-utils

@@ -3,6 +3,7 @@
 #
 # The series machinery, on a kernel of five files.
 
+# shellcheck disable=SC2164 # bats ends a test at the first command that fails
 bats_require_minimum_version 1.5.0
 
 # One project with a series of three mails, made once and copied for each test:
