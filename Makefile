@@ -27,6 +27,9 @@ kernel: packages ## build a kernel of build/linux (KERNEL=fast or debug)
 boot: kernel ## boot it and run the kselftests (KERNEL=, PLAN=file)
 	@$(S)/boot.sh $(KERNEL) $(PLAN)
 
+bench: ## what mapping device memory costs, on stock and on the series
+	@$(S)/bench.sh
+
 ##@ About
 help: ## this screen
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -43,4 +46,4 @@ clean: ## remove everything made (build/ also holds the tree you may have worked
 packages:
 	@$(S)/packages.sh
 
-.PHONY: demo check series tree refresh kernel boot help clean packages
+.PHONY: demo check series tree refresh kernel boot bench help clean packages

@@ -16,15 +16,9 @@ out=$walk/fast
 log=$BUILD/log/walk
 mkdir -p "$walk" "$log"
 
-kgit worktree prune
-if ! kgit worktree list --porcelain | grep -qxF "worktree $src"; then
-	rm -rf "$src"
-	say "checking the base out into build/walk/linux"
-	kgit worktree add -q --detach "$src" base
-fi
 step()
 {
-	git -C "$src" -c core.hooksPath=/dev/null checkout -q --detach "$1"
+	"$LAB/scripts/walk.sh" "$1"
 }
 
 # What commit $1 changes, of what is left at the end of it.

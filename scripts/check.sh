@@ -22,10 +22,11 @@ mails		scripts/check-mails.sh
 kernel-fast	scripts/kernel.sh fast
 tests-fast	scripts/selftests.sh fast
 boot-fast	scripts/boot.sh --icount fast
+bench		scripts/bench.sh
 commits		scripts/check-commits.sh
 kernel-debug	scripts/kernel.sh debug
 tests-debug	scripts/selftests.sh debug
-boot-debug	scripts/boot.sh debug
+boot-debug	scripts/boot.sh --allow-test-taint --timeout 1800 --plan scripts/plans/debug debug
 known-bad	scripts/tests/known_bad_boot.sh
 "
 

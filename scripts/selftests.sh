@@ -17,7 +17,8 @@ collections="vfio $*"
 objects=$out/kselftest-objects
 installed=$out/kselftest
 selftests=$TREE/tools/testing/selftests
-programs=(edu_demo)
+programs=(edu_demo map_bench)
+helpers=(kunit)
 
 [ -d "$selftests" ] || die "there is no kernel tree in $TREE: run \"make tree\" first"
 mkdir -p "$objects"
@@ -41,6 +42,10 @@ build()
 			TEST_GEN_PROGS="$objects/kselftest/vfio/$program" \
 			"$objects/kselftest/vfio/$program"
 		install -D -t "$installed.new/lab" "$objects/kselftest/vfio/$program"
+		echo "lab:$program" >> "$installed.new/kselftest-list.txt"
+	done
+	for program in "${helpers[@]}"; do
+		install -t "$installed.new/lab" "$LAB/scripts/guest/$program"
 		echo "lab:$program" >> "$installed.new/kselftest-list.txt"
 	done
 }

@@ -73,7 +73,7 @@ copy_unpacked()
 
 clone_git()
 {
-	if ! git -C "$LINUX" diff-index --quiet HEAD --; then
+	if [ -n "$(git --no-optional-locks -C "$LINUX" status --porcelain --untracked-files=no)" ]; then
 		say "note: uncommitted changes in $LINUX are not used, only its HEAD"
 	fi
 	say "cloning $LINUX"

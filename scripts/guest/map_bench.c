@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What the paths to a device's memory cost. In a guest whose time counts
+ * instructions (QEMU -icount shift=0) a nanosecond is an instruction, and the
+ * numbers are the same on every run and every machine. Those of the clock itself
+ * are included.
+ *
+ * Prints "# bench NAME INSTRUCTIONS" for all that the kernel can do.
+ */
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/sizes.h>
+
+#include <libvfio.h>
+
+#include "kselftest_harness.h"
+
+#define ROUNDS		64
+#define MANY_RANGES	4096
+
+static const char *device_bdf;
+
+FIXTURE(map_bench) {
+	struct iommu *iommu;
+	struct vfio_pci_device *device;
+	struct vfio_region_info bar;
+	/* Address space of 2 GiB, aligned for any page */
+	char *space;
+};
+
+FIXTURE_SETUP(map_bench)
+{
+	self->iommu = iommu_init(MODE_IOMMUFD);
+	self->device = vfio_pci_device_init(device_bdf, self->iommu);
+	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+	self->bar = self->device->bars[2].info;
+	if (self->bar.size < SZ_1G)
+		SKIP(return, "BAR 2 has less than 1 GiB");
+	self->space = mmap_reserve(2UL * SZ_1G, SZ_1G, 0);
+}
+
+FIXTURE_TEARDOWN(map_bench)
+{
+	vfio_pci_device_cleanup(self->device);
+	iommu_cleanup(self->iommu);
+}
+
+static u64 now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000UL + ts.tv_nsec;
+}
+
+/* The least of all rounds: what is left when caches are warm. */
+#define MEASURE(_name, _setup, _work, _undo) do {			\
+	u64 __least = UINT64_MAX;					\
+									\
+	for (int __i = 0; __i < ROUNDS; __i++) {			\
+		u64 __start, __time;					\
+									\
+		_setup;							\
+		__start = now();					\
+		_work;							\
+		__time = now() - __start;				\
+		_undo;							\
+		__least = min(__least, __time);				\
+	}								\
+	printf("# bench %s %lu\n", _name, __least);			\
+} while (0)
+
+static void *map(int fd, void *addr, size_t size, off_t offset)
+{
+	void *p = mmap(addr, size, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | (addr ? MAP_FIXED : 0), fd, offset);
+
+	VFIO_ASSERT_NE(p, MAP_FAILED);
+	return p;
+}
+
+static void touch(void *p)
+{
+	*(volatile u32 *)p;
+}
+
+static int export_ranges(int device_fd, u32 bar, u32 nr, u64 first, u64 length, u64 step)
+{
+	size_t size = sizeof(struct vfio_device_feature) +
+		      sizeof(struct vfio_device_feature_dma_buf) +
+		      nr * sizeof(struct vfio_region_dma_range);
+	struct vfio_device_feature_dma_buf *dma_buf;
+	struct vfio_device_feature *feature;
+	int fd;
+
+	feature = calloc_assert(1, size);
+	feature->argsz = size;
+	feature->flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF;
+	dma_buf = (void *)feature->data;
+	dma_buf->region_index = bar;
+	dma_buf->open_flags = O_RDWR | O_CLOEXEC;
+	dma_buf->nr_ranges = nr;
+	for (u32 i = 0; i < nr; i++) {
+		dma_buf->dma_ranges[i].offset = first + i * step;
+		dma_buf->dma_ranges[i].length = length;
+	}
+	fd = ioctl(device_fd, VFIO_DEVICE_FEATURE, feature);
+	VFIO_ASSERT_GE(fd, 0);
+	free(feature);
+	return fd;
+}
+
+/*
+ * A page fault at @offset of a mapping of @size at @addr, in a page table that
+ * is there: the neighbour @next is faulted in first, where there is one.
+ */
+static void measure_fault(const char *name, int fd, off_t at, char *addr,
+			  size_t size, size_t offset, ssize_t next)
+{
+	MEASURE(name,
+		map(fd, addr, size, at);
+		madvise(addr, size, MADV_HUGEPAGE);
+		if (next >= 0)
+			touch(addr + next),
+		touch(addr + offset),
+		munmap(addr, size));
+}
+
+TEST_F(map_bench, bar)
+{
+	int fd = self->device->fd;
+	off_t at = self->bar.offset;
+	char *p;
+
+	MEASURE("bar-map-unmap", (void)0,
+		p = map(fd, NULL, SZ_4K, at); munmap(p, SZ_4K), (void)0);
+	MEASURE("bar-map-touch-unmap", (void)0,
+		p = map(fd, NULL, SZ_4K, at); touch(p); munmap(p, SZ_4K), (void)0);
+
+	/* Addresses at which nothing larger fits */
+	measure_fault("bar-fault-4k", fd, at, self->space + SZ_4K, SZ_64K, SZ_4K, 0);
+	measure_fault("bar-fault-2m", fd, at, self->space + SZ_2M, SZ_8M, SZ_2M, 0);
+	measure_fault("bar-fault-1g", fd, at, self->space, SZ_1G, 0, -1);
+}
+
+TEST_F(map_bench, export)
+{
+	int fd;
+
+	MEASURE("export-close", (void)0,
+		fd = export_ranges(self->device->fd, 2, 1, 0, SZ_4K, 0); close(fd), (void)0);
+}
+
+TEST_F(map_bench, delegated)
+{
+	const size_t last = (MANY_RANGES - 1) * SZ_4K;
+	char *addr = self->space + SZ_4K, *p;
+	int one, many, row;
+	u64 least;
+
+	one = export_ranges(self->device->fd, 2, 1, 0, SZ_64K, 0);
+	p = mmap(NULL, SZ_4K, PROT_READ, MAP_SHARED, one, 0);
+	if (p == MAP_FAILED && errno == EINVAL)
+		SKIP(return, "this kernel cannot map a DMABUF of vfio-pci");
+	ASSERT_NE(MAP_FAILED, p);
+	ASSERT_EQ(0, munmap(p, SZ_4K));
+
+	measure_fault("delegated-fault-1-range", one, 0, addr, SZ_64K, SZ_4K, 0);
+
+	many = export_ranges(self->device->fd, 2, MANY_RANGES, 0, SZ_4K, SZ_8K);
+	measure_fault("delegated-fault-4096-ranges", many, 0, addr,
+		      MANY_RANGES * SZ_4K, last, last - SZ_4K);
+
+	/*
+	 * 512 ranges in a row: one fault is all there is. What the others cost
+	 * beyond a touch must not add up to another one.
+	 */
+	row = export_ranges(self->device->fd, 2, 512, 0, SZ_4K, SZ_4K);
+	map(row, self->space, SZ_2M, 0);
+	madvise(self->space, SZ_2M, MADV_HUGEPAGE);
+	touch(self->space);
+	least = now();
+	for (int i = 1; i < 512; i++)
+		touch(self->space + i * SZ_4K);
+	least = now() - least;
+	printf("# bench row-511-touches-fault %lu\n", least > 511 * 20 ? least - 511 * 20 : 1);
+	ASSERT_EQ(0, munmap(self->space, SZ_2M));
+
+	ASSERT_EQ(0, close(one));
+	ASSERT_EQ(0, close(many));
+	ASSERT_EQ(0, close(row));
+}
+
+int main(int argc, char *argv[])
+{
+	device_bdf = vfio_selftests_get_bdf(&argc, argv);
+	return test_harness_run(argc, argv);
+}
