@@ -143,7 +143,7 @@ pack()
 	for file in "$LAB/scripts/guest/"{timeout,ktap.awk} "$out"/{conf,devices,bind,plan}; do
 		echo "file /lab/$(basename "$file") $file 0755 0 0"
 	done
-	find "$tests" -printf '%y %P %p\n' | sort | while read -r type path file; do
+	find -H "$tests" -printf '%y %P %p\n' | sort | while read -r type path file; do
 		case $type:$path in
 		d:*)	[ -n "$file" ] || path=''
 			echo "dir /kselftest${path:+/$path} 0755 0 0" ;;
