@@ -38,7 +38,7 @@ objects()
 		*.c) object=${file%.c}.o ;;
 		*) continue ;;
 		esac
-		[ -e "$out/$object" ] && echo "$object"
+		if [ -e "$out/$object" ]; then echo "$object"; fi
 	done < <(touched "$1") | sort -u
 }
 

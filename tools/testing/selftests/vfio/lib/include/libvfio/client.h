@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_CLIENT_H
+#define SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_CLIENT_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+/*
+ * A process that has nothing of a device but what is sent to it: it is started
+ * with no open file but its end of @sock, and with the mappings that there are
+ * at this time. So unmap the BARs before.
+ */
+struct client {
+	pid_t pid;
+	int sock;
+};
+
+/* The process is @main and nothing else, its result is the exit status. */
+struct client client_start(int (*main)(int sock, void *arg), void *arg);
+/* The same as nobody, without any capability and any way to get one back */
+struct client client_start_unprivileged(int (*main)(int sock, void *arg), void *arg);
+
+/* Wait for the end. Returns the exit status, or the negative number of a signal. */
+int client_wait(struct client *client);
+/* Make it end. */
+void client_kill(struct client *client);
+
+void send_fd(int sock, int fd);
+int recv_fd(int sock);
+
+/* Returns when the other side has come to the same point. */
+void meet(int sock);
+
+#endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_CLIENT_H */

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+
+#include <linux/pci_regs.h>
+#include <linux/vfio.h>
+
+#include <libvfio.h>
+
+/* Memory decode, as a guest switches it */
+
+static const char *always_there(struct vfio_pci_device *device)
+{
+	return NULL;
+}
+
+static void decode_take(struct vfio_pci_device *device)
+{
+	vfio_pci_cmd_clear(device, PCI_COMMAND_MEMORY);
+}
+
+static void decode_give(struct vfio_pci_device *device)
+{
+	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
+}
+
+const struct vfio_pci_memory_event vfio_pci_memory_decode = {
+	.name = "memory decode",
+	.missing = always_there,
+	.take = decode_take,
+	.give = decode_give,
+};
+
+/* D3hot by the power management capability */
+
+static const char *d3hot_missing(struct vfio_pci_device *device)
+{
+	if (!vfio_pci_find_capability(device, PCI_CAP_ID_PM))
+		return "The device has no power management capability";
+	return NULL;
+}
+
+static void set_power_state(struct vfio_pci_device *device, u16 state)
+{
+	u8 pm = vfio_pci_find_capability(device, PCI_CAP_ID_PM);
+	u16 ctrl = vfio_pci_config_readw(device, pm + PCI_PM_CTRL);
+
+	ctrl &= ~PCI_PM_CTRL_STATE_MASK;
+	vfio_pci_config_writew(device, pm + PCI_PM_CTRL, ctrl | state);
+
+	ctrl = vfio_pci_config_readw(device, pm + PCI_PM_CTRL);
+	VFIO_ASSERT_EQ(ctrl & PCI_PM_CTRL_STATE_MASK, state);
+}
+
+static void d3hot_take(struct vfio_pci_device *device)
+{
+	set_power_state(device, 3);
+}
+
+static void d3hot_give(struct vfio_pci_device *device)
+{
+	set_power_state(device, 0);
+}
+
+const struct vfio_pci_memory_event vfio_pci_d3hot = {
+	.name = "D3hot",
+	.missing = d3hot_missing,
+	.take = d3hot_take,
+	.give = d3hot_give,
+};
+
+/* Low power, as VFIO offers it */
+
+static int low_power_feature(struct vfio_pci_device *device, u32 flags)
+{
+	struct vfio_device_feature feature = {
+		.argsz = sizeof(feature),
+		.flags = flags,
+	};
+
+	return ioctl(device->fd, VFIO_DEVICE_FEATURE, &feature) ? -errno : 0;
+}
+
+static const char *low_power_missing(struct vfio_pci_device *device)
+{
+	u32 probe = VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_SET;
+
+	if (low_power_feature(device, probe | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY) ||
+	    low_power_feature(device, probe | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT))
+		return "The driver has no low power feature";
+	return NULL;
+}
+
+static void low_power_take(struct vfio_pci_device *device)
+{
+	u32 set = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY;
+
+	VFIO_ASSERT_EQ(low_power_feature(device, set), 0);
+}
+
+static void low_power_give(struct vfio_pci_device *device)
+{
+	u32 set = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT;
+
+	VFIO_ASSERT_EQ(low_power_feature(device, set), 0);
+}
+
+const struct vfio_pci_memory_event vfio_pci_low_power = {
+	.name = "low power",
+	.missing = low_power_missing,
+	.take = low_power_take,
+	.give = low_power_give,
+};
+
+/* VFIO_DEVICE_RESET */
+
+static const char *function_reset_missing(struct vfio_pci_device *device)
+{
+	if (!(device->info.flags & VFIO_DEVICE_FLAGS_RESET))
+		return "The device cannot be reset";
+	return NULL;
+}
+
+const struct vfio_pci_memory_event vfio_pci_function_reset = {
+	.name = "VFIO_DEVICE_RESET",
+	.missing = function_reset_missing,
+	.take = vfio_pci_device_reset,
+};
+
+/* VFIO_DEVICE_PCI_HOT_RESET, of a device that is alone on its bus */
+
+static int hot_reset(struct vfio_pci_device *device)
+{
+	struct vfio_pci_hot_reset *reset;
+	size_t argsz = sizeof(*reset) + sizeof(reset->group_fds[0]);
+	int ret;
+
+	reset = calloc_assert(1, argsz);
+	reset->argsz = argsz;
+	/* Without a group the device's iommufd tells that the bus is ours. */
+	if (device->group_fd) {
+		reset->count = 1;
+		reset->group_fds[0] = device->group_fd;
+	}
+	ret = ioctl(device->fd, VFIO_DEVICE_PCI_HOT_RESET, reset) ? -errno : 0;
+	free(reset);
+
+	return ret;
+}
+
+static const char *hot_reset_missing(struct vfio_pci_device *device)
+{
+	struct vfio_pci_hot_reset_info info = {
+		.argsz = sizeof(info),
+	};
+
+	/* With room for no device it fails, and tells how many there are. */
+	if (!ioctl(device->fd, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, &info))
+		return "There is nothing to reset";
+	if (errno != ENOSPC)
+		return "The device has no bus or slot to reset";
+	if (info.count != 1)
+		return "There are other devices on the bus";
+	/* QEMU's PCI Express devices can fail to get their link up again. */
+	if (hot_reset(device) == -ENOTTY)
+		return "The device does not come back from a reset of its bus";
+	return NULL;
+}
+
+static void hot_reset_take(struct vfio_pci_device *device)
+{
+	VFIO_ASSERT_EQ(hot_reset(device), 0);
+}
+
+const struct vfio_pci_memory_event vfio_pci_hot_reset = {
+	.name = "VFIO_DEVICE_PCI_HOT_RESET",
+	.missing = hot_reset_missing,
+	.take = hot_reset_take,
+};
+
+/* Function level reset by the PCI Express capability, as a guest does it */
+
+static const char *flr_missing(struct vfio_pci_device *device)
+{
+	u8 exp = vfio_pci_find_capability(device, PCI_CAP_ID_EXP);
+
+	if (!exp || !(vfio_pci_config_readl(device, exp + PCI_EXP_DEVCAP) & PCI_EXP_DEVCAP_FLR))
+		return "The device has no function level reset";
+	return NULL;
+}
+
+static void flr_take(struct vfio_pci_device *device)
+{
+	u8 exp = vfio_pci_find_capability(device, PCI_CAP_ID_EXP);
+	u16 ctl = vfio_pci_config_readw(device, exp + PCI_EXP_DEVCTL);
+
+	vfio_pci_config_writew(device, exp + PCI_EXP_DEVCTL, ctl | PCI_EXP_DEVCTL_BCR_FLR);
+}
+
+const struct vfio_pci_memory_event vfio_pci_flr = {
+	.name = "FLR",
+	.missing = flr_missing,
+	.take = flr_take,
+};

@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A process that was handed a DMABUF can keep it, and keep it busy. It cannot
+ * make the owner of the device wait, or the driver, and cannot keep anything of
+ * the device.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <linux/pci_regs.h>
+#include <linux/vfio.h>
+
+#include <libvfio.h>
+
+#include "kselftest_harness.h"
+
+#define DRIVER		"vfio-pci"
+#define NR_MAPPINGS	10000
+
+/* A machine may be slow. Nothing that is waited for here takes long. */
+#define PATIENCE_MS	20000
+
+static const char *device_bdf;
+
+#define fixture_data		FIXTURE_DATA(vfio_pci_dmabuf_client_test)
+
+FIXTURE(vfio_pci_dmabuf_client_test) {
+	struct iommu *iommu;
+	struct vfio_pci_device *device;
+	struct client client;
+	int bar;
+	size_t page_size;
+};
+
+static void device_open(fixture_data *self)
+{
+	self->iommu = iommu_init(default_iommu_mode);
+	self->device = vfio_pci_device_init(device_bdf, self->iommu);
+	vfio_pci_bar_unmap_all(self->device);
+	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+}
+
+static void device_close(fixture_data *self)
+{
+	vfio_pci_device_cleanup(self->device);
+	iommu_cleanup(self->iommu);
+	self->device = NULL;
+}
+
+FIXTURE_SETUP(vfio_pci_dmabuf_client_test)
+{
+	const char *reason = "The device has no BAR";
+
+	self->page_size = getpagesize();
+	device_open(self);
+	for (self->bar = 0; self->bar < PCI_STD_NUM_BARS; self->bar++) {
+		if (!self->device->bars[self->bar].info.size)
+			continue;
+		reason = vfio_pci_bar_no_dmabuf_mmap(self->device, self->bar);
+		if (!reason)
+			break;
+	}
+	if (reason)
+		SKIP(return, "%s", reason);
+}
+
+FIXTURE_TEARDOWN(vfio_pci_dmabuf_client_test)
+{
+	if (self->device)
+		device_close(self);
+}
+
+/* Reset the device and switch its memory off and on. */
+static void use_memory_state(fixture_data *self)
+{
+	static const struct vfio_pci_memory_event *events[] = {
+		&vfio_pci_memory_decode, &vfio_pci_function_reset, &vfio_pci_hot_reset,
+		&vfio_pci_d3hot, &vfio_pci_low_power, &vfio_pci_flr,
+	};
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(events); i++) {
+		if (events[i]->missing(self->device))
+			continue;
+		events[i]->take(self->device);
+		if (events[i]->give)
+			events[i]->give(self->device);
+	}
+}
+
+/* A process that unbinds the driver */
+static pid_t unbind_start(void)
+{
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	VFIO_ASSERT_GE(pid, 0);
+	if (!pid) {
+		/* Nothing that it has inherited may be what it waits for. */
+		VFIO_ASSERT_EQ(syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0), 0);
+		sysfs_driver_unbind(DRIVER, device_bdf);
+		_exit(0);
+	}
+	return pid;
+}
+
+static bool unbind_done(pid_t pid, int timeout_ms)
+{
+	int pidfd = syscall(SYS_pidfd_open, pid, 0), status;
+	struct pollfd pollfd = {
+		.fd = pidfd,
+		.events = POLLIN,
+	};
+	bool done;
+
+	VFIO_ASSERT_GE(pidfd, 0);
+	done = poll(&pollfd, 1, timeout_ms) == 1;
+	VFIO_ASSERT_EQ(close(pidfd), 0);
+	if (done) {
+		VFIO_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+		VFIO_ASSERT_EQ(status, 0);
+	}
+	return done;
+}
+
+/* Unbind while a client has something, and clean up also if that hangs. */
+static bool unbind_and_bind(struct client *client)
+{
+	pid_t pid = unbind_start();
+	bool done = unbind_done(pid, PATIENCE_MS);
+
+	if (!done) {
+		client_kill(client);
+		VFIO_ASSERT_TRUE(unbind_done(pid, PATIENCE_MS), "Unbind still hangs\n");
+	}
+	sysfs_driver_bind(DRIVER, device_bdf);
+	return done;
+}
+
+/* Keep an O_PATH handle of what comes, and not the file itself. */
+static int keep_path(int sock, void *arg)
+{
+	char path[64];
+	int fd, handle;
+
+	fd = recv_fd(sock);
+	snprintf_assert(path, sizeof(path), "/proc/self/fd/%d", fd);
+	handle = open(path, O_PATH);
+	VFIO_ASSERT_GE(handle, 0);
+	VFIO_ASSERT_EQ(close(fd), 0);
+
+	/* The file is gone now. */
+	meet(sock);
+	meet(sock);
+	VFIO_ASSERT_EQ(close(handle), 0);
+	return 0;
+}
+
+TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, path_handle_and_reset, 120)
+{
+	int i, fd, again;
+
+	self->client = client_start(keep_path, NULL);
+	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, self->page_size);
+	send_fd(self->client.sock, fd);
+	ASSERT_EQ(0, close(fd));
+	meet(self->client.sock);
+
+	for (i = 0; i < 3; i++) {
+		use_memory_state(self);
+		/* Memory that was freed may be this one now. */
+		again = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, self->page_size);
+		ASSERT_EQ(0, close(again));
+	}
+	device_close(self);
+	device_open(self);
+	use_memory_state(self);
+
+	meet(self->client.sock);
+	ASSERT_EQ(0, client_wait(&self->client));
+	use_memory_state(self);
+}
+
+TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, path_handle_and_unbind, 120)
+{
+	int fd;
+
+	self->client = client_start_unprivileged(keep_path, NULL);
+	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, self->page_size);
+	send_fd(self->client.sock, fd);
+	ASSERT_EQ(0, close(fd));
+	meet(self->client.sock);
+
+	device_close(self);
+	ASSERT_TRUE(unbind_and_bind(&self->client));
+	meet(self->client.sock);
+	ASSERT_EQ(0, client_wait(&self->client));
+	device_open(self);
+}
+
+/* Keep all that there is: the fd, a path handle, a mapping. */
+static int keep_all(int sock, void *arg)
+{
+	const size_t page_size = getpagesize();
+	void *vaddr, *again;
+	char path[64];
+	int fd;
+
+	fd = recv_fd(sock);
+	snprintf_assert(path, sizeof(path), "/proc/self/fd/%d", fd);
+	VFIO_ASSERT_GE(open(path, O_PATH), 0);
+	vaddr = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	VFIO_ASSERT_NE(vaddr, MAP_FAILED);
+	VFIO_ASSERT_TRUE(mmio_try_touch(vaddr));
+	meet(sock);
+
+	/* The driver is gone, and then it is there again. */
+	meet(sock);
+	VFIO_ASSERT_FALSE(mmio_try_touch(vaddr));
+	again = mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, 0);
+	VFIO_ASSERT_EQ(again, MAP_FAILED);
+	VFIO_ASSERT_EQ(errno, ENODEV);
+	VFIO_ASSERT_EQ(close(fd), 0);
+	VFIO_ASSERT_FALSE(mmio_try_touch(vaddr));
+	VFIO_ASSERT_EQ(munmap(vaddr, page_size), 0);
+	return 0;
+}
+
+TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, everything_and_unbind, 120)
+{
+	int fd;
+
+	self->client = client_start_unprivileged(keep_all, NULL);
+	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, self->page_size);
+	send_fd(self->client.sock, fd);
+	ASSERT_EQ(0, close(fd));
+	meet(self->client.sock);
+
+	device_close(self);
+	ASSERT_TRUE(unbind_and_bind(&self->client));
+	device_open(self);
+	meet(self->client.sock);
+	ASSERT_EQ(0, client_wait(&self->client));
+}
+
+/* Unbind asks the owner, waits for the owner, and takes nothing before. */
+TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, unbind_waits_for_the_owner, 120)
+{
+	char buffer[sizeof(struct vfio_irq_set) + sizeof(int)] = {};
+	struct vfio_irq_set *irq = (void *)buffer;
+	int fd, request = eventfd(0, EFD_CLOEXEC);
+	void *bar, *dmabuf;
+	u64 count;
+	pid_t pid;
+
+	irq->argsz = sizeof(buffer);
+	irq->flags = VFIO_IRQ_SET_ACTION_TRIGGER | VFIO_IRQ_SET_DATA_EVENTFD;
+	irq->index = VFIO_PCI_REQ_IRQ_INDEX;
+	irq->count = 1;
+	memcpy(irq->data, &request, sizeof(request));
+	ioctl_assert(self->device->fd, VFIO_DEVICE_SET_IRQS, irq);
+
+	/* Before the mappings, which it would inherit */
+	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, self->page_size);
+	pid = unbind_start();
+	ASSERT_EQ(sizeof(count), read(request, &count, sizeof(count)));
+
+	bar = mmap(NULL, self->page_size, PROT_READ, MAP_SHARED, self->device->fd,
+		   self->device->bars[self->bar].info.offset);
+	ASSERT_NE(MAP_FAILED, bar);
+	dmabuf = mmap(NULL, self->page_size, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, dmabuf);
+	ASSERT_TRUE(mmio_try_touch(bar));
+	ASSERT_TRUE(mmio_try_touch(dmabuf));
+	ASSERT_FALSE(unbind_done(pid, 0));
+
+	/* The mapping of the BAR is the owner's as well. */
+	device_close(self);
+	ASSERT_TRUE(mmio_try_touch(bar));
+	ASSERT_TRUE(mmio_try_touch(dmabuf));
+	ASSERT_FALSE(unbind_done(pid, 0));
+
+	ASSERT_EQ(0, munmap(bar, self->page_size));
+	ASSERT_FALSE(mmio_try_touch(dmabuf));
+	ASSERT_TRUE(unbind_done(pid, PATIENCE_MS));
+	ASSERT_FALSE(mmio_try_touch(dmabuf));
+
+	sysfs_driver_bind(DRIVER, device_bdf);
+	ASSERT_EQ(0, munmap(dmabuf, self->page_size));
+	ASSERT_EQ(0, close(fd));
+	ASSERT_EQ(0, close(request));
+	device_open(self);
+}
+
+/* Stop in the middle of it, with a mapping in use. */
+static int stopped(int sock, void *arg)
+{
+	const size_t page_size = getpagesize();
+	int fd = recv_fd(sock);
+	void *vaddr;
+
+	vaddr = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	VFIO_ASSERT_NE(vaddr, MAP_FAILED);
+	VFIO_ASSERT_TRUE(mmio_try_touch(vaddr));
+	VFIO_ASSERT_EQ(raise(SIGSTOP), 0);
+	VFIO_ASSERT_FALSE(mmio_try_touch(vaddr));
+	return 0;
+}
+
+TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, stopped, 120)
+{
+	int fd, status;
+
+	self->client = client_start(stopped, NULL);
+	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, self->page_size);
+	send_fd(self->client.sock, fd);
+	ASSERT_EQ(0, close(fd));
+	ASSERT_EQ(self->client.pid, waitpid(self->client.pid, &status, WUNTRACED));
+	ASSERT_TRUE(WIFSTOPPED(status));
+
+	use_memory_state(self);
+	device_close(self);
+	ASSERT_TRUE(unbind_and_bind(&self->client));
+
+	ASSERT_EQ(0, kill(self->client.pid, SIGCONT));
+	ASSERT_EQ(0, client_wait(&self->client));
+	device_open(self);
+}
+
+/* No two of them are one VMA, since neighbours are not so in the DMABUF. */
+static int many_mappings(int sock, void *arg)
+{
+	const size_t page_size = getpagesize();
+	int fd = recv_fd(sock), i;
+	void *vaddr, *page;
+
+	vaddr = mmap_reserve(NR_MAPPINGS * page_size, page_size, 0);
+	for (i = 0; i < NR_MAPPINGS; i++) {
+		page = mmap(vaddr + i * page_size, page_size, PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_FIXED, fd, 0);
+		VFIO_ASSERT_NE(page, MAP_FAILED, "mapping %d\n", i);
+		VFIO_ASSERT_TRUE(mmio_try_touch(page));
+	}
+	meet(sock);
+
+	/* The memory is away. */
+	meet(sock);
+	for (i = 0; i < NR_MAPPINGS; i++)
+		VFIO_ASSERT_FALSE(mmio_try_touch(vaddr + i * page_size), "mapping %d\n", i);
+	meet(sock);
+
+	/* The memory is back. */
+	meet(sock);
+	for (i = 0; i < NR_MAPPINGS; i++)
+		VFIO_ASSERT_TRUE(mmio_try_touch(vaddr + i * page_size), "mapping %d\n", i);
+	meet(sock);
+
+	/* The device is closed. */
+	meet(sock);
+	for (i = 0; i < NR_MAPPINGS; i++)
+		VFIO_ASSERT_FALSE(mmio_try_touch(vaddr + i * page_size), "mapping %d\n", i);
+	return 0;
+}
+
+TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, many_mappings, 300)
+{
+	int fd;
+
+	self->client = client_start(many_mappings, NULL);
+	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, self->page_size);
+	send_fd(self->client.sock, fd);
+	ASSERT_EQ(0, close(fd));
+	meet(self->client.sock);
+
+	vfio_pci_memory_decode.take(self->device);
+	meet(self->client.sock);
+	meet(self->client.sock);
+	vfio_pci_memory_decode.give(self->device);
+	meet(self->client.sock);
+	meet(self->client.sock);
+	device_close(self);
+	meet(self->client.sock);
+	ASSERT_EQ(0, client_wait(&self->client));
+	device_open(self);
+}
+
+int main(int argc, char *argv[])
+{
+	device_bdf = vfio_selftests_get_bdf(&argc, argv);
+	return test_harness_run(argc, argv);
+}

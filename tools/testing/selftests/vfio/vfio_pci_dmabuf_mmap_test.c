@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A DMABUF lets a process map the ranges that it was exported with, back to
+ * back in the order that they were given, with the access of its fd, and
+ * nothing else.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <sys/mman.h>
+
+#include <linux/pci_regs.h>
+#include <linux/vfio.h>
+
+#include <libvfio.h>
+
+#include "kselftest_harness.h"
+
+#define MAX_RANGES 4096
+
+static const char *device_bdf;
+
+struct mmap_test {
+	struct iommu *iommu;
+	struct vfio_pci_device *device;
+	/* What the ranges are looked at through */
+	struct bar_source source;
+	size_t page_size;
+};
+
+FIXTURE(vfio_pci_dmabuf_mmap_test) {
+	struct mmap_test test;
+};
+
+FIXTURE_SETUP(vfio_pci_dmabuf_mmap_test)
+{
+	const char *reason;
+
+	self->test.page_size = getpagesize();
+	self->test.iommu = iommu_init(default_iommu_mode);
+	self->test.device = vfio_pci_device_init(device_bdf, self->test.iommu);
+	vfio_pci_bar_unmap_all(self->test.device);
+	vfio_pci_cmd_set(self->test.device, PCI_COMMAND_MEMORY);
+
+	reason = vfio_pci_no_dmabuf_mmap(self->test.device);
+	if (reason)
+		SKIP(return, "%s", reason);
+}
+
+FIXTURE_TEARDOWN(vfio_pci_dmabuf_mmap_test)
+{
+	vfio_pci_device_cleanup(self->test.device);
+	iommu_cleanup(self->test.iommu);
+}
+
+/*
+ * A test that is done with each BAR of which a DMABUF can be mapped, as
+ * self->source. It returns why it cannot be done with this one, or NULL.
+ */
+#define TEST_EACH_BAR(_name)								\
+static const char *each_bar_##_name(struct __test_metadata *_metadata,			\
+				    struct mmap_test *self);				\
+											\
+TEST_F(vfio_pci_dmabuf_mmap_test, _name)						\
+{											\
+	const char *reason = NULL, *skipped;						\
+	bool done = false;								\
+	int bar;									\
+											\
+	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {					\
+		if (vfio_pci_bar_no_dmabuf_mmap(self->test.device, bar))		\
+			continue;							\
+		TH_LOG("BAR%d", bar);							\
+		ASSERT_EQ(NULL, bar_source_open(&self->test.source, self->test.device,	\
+						bar, false));				\
+		skipped = each_bar_##_name(_metadata, &self->test);			\
+		reason = skipped;							\
+		done |= !skipped;							\
+	}										\
+	if (!done)									\
+		SKIP(return, "%s", reason);						\
+}											\
+											\
+static const char *each_bar_##_name(struct __test_metadata *_metadata,			\
+				    struct mmap_test *self)
+
+#define try_write(_vaddr, _value) \
+	bar_word_try_write(&self->source.word, (_vaddr) + self->source.word.offset, _value)
+#define try_check(_vaddr, _value) \
+	bar_word_try_check(&self->source.word, (_vaddr) + self->source.word.offset, _value)
+
+static u32 page_tag(size_t page)
+{
+	return 0xbadc0de ^ (page * 0x01010101);
+}
+
+/*
+ * Export the ranges and look at each of their pages through a mapping of all of
+ * it, and through one of each page alone.
+ */
+static void check_ranges(struct __test_metadata *_metadata,
+			 struct mmap_test *self,
+			 const struct vfio_region_dma_range *ranges, int nr_ranges)
+{
+	size_t page_size = self->page_size, size = 0, offset, pos = 0;
+	const struct vfio_pci_bar_word *word = &self->source.word;
+	void *bar, *all, *page;
+	int i, fd;
+
+	bar = bar_source_mmap(&self->source, 0, self->source.size);
+	for (i = 0; i < nr_ranges; i++) {
+		size += ranges[i].length;
+		for (offset = 0; word->ram && offset < ranges[i].length; offset += page_size)
+			ASSERT_TRUE(try_write(bar + ranges[i].offset + offset,
+					      page_tag((ranges[i].offset + offset) / page_size)));
+	}
+	ASSERT_TRUE(try_write(bar, page_tag(0)));
+
+	fd = vfio_pci_dmabuf_export(self->device, self->source.bar, O_RDWR | O_CLOEXEC,
+				    ranges, nr_ranges);
+	ASSERT_EQ(size, lseek(fd, 0, SEEK_END));
+	all = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, all);
+
+	for (i = 0; i < nr_ranges; i++) {
+		for (offset = 0; offset < ranges[i].length; offset += page_size) {
+			size_t where = ranges[i].offset + offset;
+
+			page = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, pos);
+			ASSERT_NE(MAP_FAILED, page);
+			ASSERT_TRUE(mmio_try_touch(all + pos));
+			if (word->ram || (word->mask && !where)) {
+				ASSERT_TRUE(try_check(all + pos, page_tag(where / page_size)))
+					TH_LOG("%#zx should be %#zx of the BAR", pos, where);
+				ASSERT_TRUE(try_check(page, page_tag(where / page_size)));
+				ASSERT_TRUE(try_write(page, ~page_tag(where / page_size)));
+				ASSERT_TRUE(try_check(bar + where, ~page_tag(where / page_size)));
+				ASSERT_TRUE(try_write(all + pos, page_tag(where / page_size)));
+				ASSERT_TRUE(try_check(bar + where, page_tag(where / page_size)));
+			} else if (word->mask) {
+				ASSERT_FALSE(try_check(all + pos, page_tag(0)));
+				ASSERT_FALSE(try_check(page, page_tag(0)));
+			}
+			ASSERT_EQ(0, munmap(page, page_size));
+			pos += page_size;
+		}
+	}
+
+	/* There is no way to what is behind. */
+	ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, size));
+	ASSERT_EQ(EINVAL, errno);
+	ASSERT_EQ(MAP_FAILED, mmap(NULL, size + page_size, PROT_READ, MAP_SHARED, fd, 0));
+	ASSERT_EQ(EINVAL, errno);
+
+	ASSERT_EQ(0, munmap(all, size));
+	ASSERT_EQ(0, munmap(bar, self->source.size));
+	ASSERT_EQ(0, close(fd));
+}
+
+TEST_EACH_BAR(ranges_in_any_order)
+{
+	size_t page_size = self->page_size;
+	struct vfio_region_dma_range two[] = {
+		{ page_size, page_size }, { 0, page_size },
+	};
+	struct vfio_region_dma_range five[] = {
+		{ 7 * page_size, page_size }, { 2 * page_size, 3 * page_size },
+		{ 0, page_size }, { page_size, page_size }, { 10 * page_size, 6 * page_size },
+	};
+
+	if (self->source.size < 2 * page_size)
+		return "The BAR has a single page";
+
+	check_ranges(_metadata, self, two, ARRAY_SIZE(two));
+	if (self->source.size >= 16 * page_size)
+		check_ranges(_metadata, self, five, ARRAY_SIZE(five));
+	return NULL;
+}
+
+TEST_EACH_BAR(ranges_overlap)
+{
+	size_t page_size = self->page_size;
+	struct vfio_region_dma_range same[] = {
+		{ 0, page_size }, { 0, page_size }, { 0, page_size },
+	};
+	struct vfio_region_dma_range more[] = {
+		{ 0, 3 * page_size }, { page_size, 3 * page_size },
+		{ 2 * page_size, page_size }, { 0, 4 * page_size },
+	};
+
+	check_ranges(_metadata, self, same, ARRAY_SIZE(same));
+	if (self->source.size >= 4 * page_size)
+		check_ranges(_metadata, self, more, ARRAY_SIZE(more));
+	return NULL;
+}
+
+/* An offset that is not the start of the BAR */
+TEST_EACH_BAR(range_at_the_end)
+{
+	struct vfio_region_dma_range last = {
+		self->source.size - self->page_size, self->page_size
+	};
+
+	check_ranges(_metadata, self, &last, 1);
+	return NULL;
+}
+
+/* None of them next to its neighbour, so that there is nothing to merge */
+TEST_EACH_BAR(many_ranges)
+{
+	size_t nr = min_t(size_t, self->source.size / self->page_size, MAX_RANGES), i;
+	struct vfio_region_dma_range *ranges;
+
+	if (nr < 2)
+		return "The BAR has a single page";
+
+	ranges = calloc_assert(nr, sizeof(*ranges));
+	for (i = 0; i < nr; i++) {
+		ranges[i].offset = (nr - 1 - i) * self->page_size;
+		ranges[i].length = self->page_size;
+	}
+	check_ranges(_metadata, self, ranges, nr);
+	free(ranges);
+	return NULL;
+}
+
+TEST_EACH_BAR(bad_ranges)
+{
+	size_t page_size = self->page_size, size = self->source.size;
+	struct vfio_region_dma_range bad[] = {
+		{ 0, 0 }, { 0, page_size / 2 }, { page_size / 2, page_size },
+		{ 0, size + page_size }, { size, page_size }, { -page_size, page_size },
+		{ -page_size, 2 * page_size }, { page_size, -page_size },
+	};
+	int i, ret;
+
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct vfio_region_dma_range two[] = { { 0, page_size }, bad[i] };
+
+		ret = __vfio_pci_dmabuf_export(self->device, self->source.bar, O_RDWR, &bad[i], 1);
+		ASSERT_TRUE(ret == -EINVAL || ret == -EOVERFLOW)
+			TH_LOG("range %d: %d", i, ret);
+		ret = __vfio_pci_dmabuf_export(self->device, self->source.bar, O_RDWR, two, 2);
+		ASSERT_TRUE(ret == -EINVAL || ret == -EOVERFLOW)
+			TH_LOG("range %d: %d", i, ret);
+	}
+	ret = __vfio_pci_dmabuf_export(self->device, self->source.bar, O_RDWR, bad, 0);
+	ASSERT_EQ(-EINVAL, ret);
+	return NULL;
+}
+
+/* The access mode of the fd is the most that a mapping of it can have. */
+TEST_EACH_BAR(read_only)
+{
+	size_t page_size = self->page_size;
+	struct vfio_region_dma_range range = { 0, page_size };
+	void *bar, *vaddr;
+	char path[64];
+	int fd;
+
+	bar = bar_source_mmap(&self->source, 0, page_size);
+	ASSERT_TRUE(try_write(bar, 0x5ec2e7));
+
+	fd = vfio_pci_dmabuf_export(self->device, self->source.bar, O_RDONLY | O_CLOEXEC,
+				    &range, 1);
+
+	ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, PROT_WRITE, MAP_SHARED, fd, 0));
+	ASSERT_EQ(EACCES, errno);
+	ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+	ASSERT_EQ(EACCES, errno);
+	ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0));
+	ASSERT_EQ(EINVAL, errno);
+
+	vaddr = mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, vaddr);
+	ASSERT_TRUE(try_check(vaddr, 0x5ec2e7));
+
+	ASSERT_EQ(-1, mprotect(vaddr, page_size, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(EACCES, errno);
+	ASSERT_EQ(-1, mprotect(vaddr, page_size, PROT_WRITE));
+	ASSERT_EQ(EACCES, errno);
+	ASSERT_TRUE(try_check(vaddr, 0x5ec2e7));
+
+	/* It does not get any better by opening it again. */
+	snprintf_assert(path, sizeof(path), "/proc/self/fd/%d", fd);
+	ASSERT_EQ(-1, open(path, O_RDWR));
+	ASSERT_EQ(ENXIO, errno);
+
+	ASSERT_EQ(0, munmap(vaddr, page_size));
+	ASSERT_EQ(0, munmap(bar, page_size));
+	ASSERT_EQ(0, close(fd));
+	return NULL;
+}
+
+/* The fd is all it takes, and who has it needs nothing else from there on. */
+struct client_args {
+	struct vfio_pci_bar_word word;
+	size_t size;
+};
+
+static int map_and_use(int sock, void *arg)
+{
+	struct client_args *args = arg;
+	int fd = recv_fd(sock);
+	void *vaddr;
+
+	vaddr = mmap(NULL, args->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	VFIO_ASSERT_NE(vaddr, MAP_FAILED);
+	vaddr += args->word.offset;
+
+	VFIO_ASSERT_TRUE(bar_word_try_check(&args->word, vaddr, 0x0f0f0f0f));
+	VFIO_ASSERT_TRUE(bar_word_try_write(&args->word, vaddr, 0xf0f0f0f0));
+	meet(sock);
+
+	/* The owner has closed its fd. Neither is this one needed. */
+	meet(sock);
+	VFIO_ASSERT_EQ(close(fd), 0);
+	VFIO_ASSERT_TRUE(bar_word_try_check(&args->word, vaddr, 0xf0f0f0f0));
+	VFIO_ASSERT_TRUE(bar_word_try_write(&args->word, vaddr, 0x12ff21ff));
+	return 0;
+}
+
+TEST_EACH_BAR(client)
+{
+	struct client (* const start[])(int (*main)(int sock, void *arg), void *arg) = {
+		client_start,
+		client_start_unprivileged,
+	};
+	struct client_args args = {
+		.word = self->source.word,
+		.size = self->page_size,
+	};
+	struct client client;
+	void *bar;
+	int i, fd;
+
+	for (i = 0; i < ARRAY_SIZE(start); i++) {
+		client = start[i](map_and_use, &args);
+
+		bar = bar_source_mmap(&self->source, 0, self->page_size);
+		ASSERT_TRUE(try_write(bar, 0x0f0f0f0f));
+
+		fd = vfio_pci_dmabuf_export_range(self->device, self->source.bar, 0, args.size);
+		send_fd(client.sock, fd);
+		meet(client.sock);
+		ASSERT_TRUE(try_check(bar, 0xf0f0f0f0));
+
+		ASSERT_EQ(0, close(fd));
+		meet(client.sock);
+		ASSERT_EQ(0, client_wait(&client));
+		ASSERT_TRUE(try_check(bar, 0x12ff21ff));
+		ASSERT_EQ(0, munmap(bar, self->page_size));
+	}
+	return NULL;
+}
+
+int main(int argc, char *argv[])
+{
+	device_bdf = vfio_selftests_get_bdf(&argc, argv);
+	return test_harness_run(argc, argv);
+}

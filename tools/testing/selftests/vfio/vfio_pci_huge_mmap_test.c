@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Memory is mapped by the largest pages that fit: into the mapping, and into
+ * the ranges of a DMABUF. What counts is what is in the page tables, which shows
+ * in the number of page faults that it takes to fill them.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <sys/mman.h>
+
+#include <linux/pci_regs.h>
+#include <linux/sizes.h>
+#include <linux/vfio.h>
+
+#include <libvfio.h>
+
+#include "kselftest_harness.h"
+
+/* How much of a BAR most of these tests look at */
+#define TEST_SIZE SZ_16M
+
+/* For a kernel with KASAN and a dump of the page tables */
+#define TIMEOUT 300
+
+static const char *device_bdf;
+
+struct huge_test {
+	struct iommu *iommu;
+	struct vfio_pci_device *device;
+	struct bar_source source;
+};
+
+/* Find a BAR of RAM to map. Returns why there is none, or NULL. */
+static const char *huge_test_setup(struct huge_test *test, bool delegated)
+{
+	struct bar_source source;
+	int bar;
+
+	test->iommu = iommu_init(default_iommu_mode);
+	test->device = vfio_pci_device_init(device_bdf, test->iommu);
+	vfio_pci_bar_unmap_all(test->device);
+	vfio_pci_cmd_set(test->device, PCI_COMMAND_MEMORY);
+
+	if (getpagesize() != SZ_4K || access("/sys/kernel/mm/transparent_hugepage", F_OK))
+		return "There are no huge pages, or not of the sizes that this test knows";
+
+	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {
+		if (bar_source_open(&source, test->device, bar, false))
+			continue;
+		if (!source.word.ram || source.size < TEST_SIZE || source.size <= test->source.size)
+			continue;
+		test->source = source;
+	}
+	if (!test->source.size)
+		return "The device has no BAR of RAM that is large enough";
+
+	return bar_source_open(&test->source, test->device, test->source.bar, delegated);
+}
+
+static void huge_test_teardown(struct huge_test *test)
+{
+	bar_source_close(&test->source);
+	vfio_pci_device_cleanup(test->device);
+	iommu_cleanup(test->iommu);
+}
+
+/* Map with the address at offset behind a multiple of align. */
+static void *map_aligned(const struct bar_source *source, u64 pos, size_t size,
+			 size_t align, size_t offset)
+{
+	void *vaddr = mmap_reserve(size, align, offset);
+
+	vaddr = mmap(vaddr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		     source->fd, source->offset + pos);
+	VFIO_ASSERT_NE(vaddr, MAP_FAILED);
+	return vaddr;
+}
+
+/* The memory is not mapped yet, and its first page gets all of it mapped. */
+static void expect_one_entry(struct __test_metadata *_metadata, void *vaddr, size_t size)
+{
+	size_t step = size > SZ_2M ? SZ_2M / 2 : SZ_4K;
+
+	ASSERT_EQ(1, mmio_count_faults(vaddr, 1, 1));
+	ASSERT_EQ(0, mmio_count_faults(vaddr, size, step));
+	ASSERT_EQ(0, mmio_count_faults(vaddr + size - SZ_4K, 1, 1));
+}
+
+/* The memory is not mapped yet, and each page is mapped by itself. */
+static void expect_small_entries(struct __test_metadata *_metadata, void *vaddr, size_t size)
+{
+	ASSERT_EQ(size / SZ_4K, mmio_count_faults(vaddr, size, SZ_4K));
+}
+
+/*
+ * The same in the kernel's own words. Use it sparingly, the dump of the page
+ * tables takes seconds on a kernel with KASAN.
+ */
+static void expect_dumped(struct __test_metadata *_metadata, void *vaddr, ssize_t size)
+{
+	ssize_t dumped = page_table_entry_size(vaddr);
+
+	if (dumped != -ENOENT)
+		ASSERT_EQ(size, dumped);
+}
+
+/* Each page of the BAR says which one it is. */
+static void tag_pages(struct __test_metadata *_metadata, struct huge_test *test)
+{
+	void *vaddr = map_aligned(&test->source, 0, TEST_SIZE, SZ_2M, 0);
+	size_t pos;
+
+	for (pos = 0; pos < TEST_SIZE; pos += SZ_4K)
+		ASSERT_TRUE(mmio_try_write(vaddr + pos, pos + 1));
+	ASSERT_EQ(0, munmap(vaddr, TEST_SIZE));
+}
+
+static void expect_tags(struct __test_metadata *_metadata, void *vaddr, size_t pos, size_t size)
+{
+	size_t offset;
+	u32 tag;
+
+	for (offset = 0; offset < size; offset += SZ_4K) {
+		ASSERT_TRUE(mmio_try_read(vaddr + offset, &tag));
+		ASSERT_EQ(pos + offset + 1, tag);
+	}
+}
+
+/* All of the BAR, through the device's fd and as a DMABUF */
+FIXTURE(vfio_pci_huge_mmap_test) {
+	struct huge_test test;
+};
+
+FIXTURE_VARIANT(vfio_pci_huge_mmap_test) {
+	bool delegated;
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_huge_mmap_test, bar) {
+	.delegated = false,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_huge_mmap_test, dmabuf) {
+	.delegated = true,
+};
+
+FIXTURE_SETUP(vfio_pci_huge_mmap_test)
+{
+	const char *reason = huge_test_setup(&self->test, variant->delegated);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+}
+
+FIXTURE_TEARDOWN(vfio_pci_huge_mmap_test)
+{
+	huge_test_teardown(&self->test);
+}
+
+TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, pud, TIMEOUT)
+{
+	struct bar_source *source = &self->test.source;
+	void *vaddr;
+
+	if (source->size < SZ_1G)
+		SKIP(return, "The BAR is too small");
+
+	vaddr = map_aligned(source, 0, SZ_1G, SZ_1G, 0);
+	expect_one_entry(_metadata, vaddr, SZ_1G);
+	expect_dumped(_metadata, vaddr + SZ_512M, SZ_1G);
+	ASSERT_EQ(0, munmap(vaddr, SZ_1G));
+}
+
+TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, pmd, TIMEOUT)
+{
+	struct bar_source *source = &self->test.source;
+	void *vaddr = map_aligned(source, 0, TEST_SIZE, SZ_2M, 0);
+	size_t pos;
+
+	for (pos = 0; pos < TEST_SIZE; pos += SZ_2M)
+		expect_one_entry(_metadata, vaddr + pos, SZ_2M);
+	ASSERT_EQ(0, munmap(vaddr, TEST_SIZE));
+}
+
+/* A PUD would fit into the memory, but not into the mapping. */
+TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, pmd_at_the_edge, TIMEOUT)
+{
+	struct bar_source *source = &self->test.source;
+	void *vaddr;
+
+	if (source->size < SZ_1G)
+		SKIP(return, "The BAR is too small");
+
+	vaddr = map_aligned(source, 0, SZ_1G - SZ_4K, SZ_1G, 0);
+	expect_one_entry(_metadata, vaddr, SZ_2M);
+	expect_one_entry(_metadata, vaddr + SZ_512M, SZ_2M);
+	expect_small_entries(_metadata, vaddr + SZ_1G - SZ_2M, SZ_2M - SZ_4K);
+	ASSERT_EQ(0, munmap(vaddr, SZ_1G - SZ_4K));
+}
+
+/* Nothing but small pages fits where address and memory differ in alignment. */
+TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, misaligned, TIMEOUT)
+{
+	struct bar_source *source = &self->test.source;
+	void *vaddr;
+
+	tag_pages(_metadata, &self->test);
+
+	vaddr = map_aligned(source, 0, SZ_4M, SZ_2M, SZ_4K);
+	expect_small_entries(_metadata, vaddr, SZ_4M);
+	expect_tags(_metadata, vaddr, 0, SZ_4M);
+	ASSERT_EQ(0, munmap(vaddr, SZ_4M));
+
+	vaddr = map_aligned(source, SZ_4K, SZ_4M, SZ_2M, 0);
+	expect_small_entries(_metadata, vaddr, SZ_4M);
+	expect_tags(_metadata, vaddr, SZ_4K, SZ_4M);
+	ASSERT_EQ(0, munmap(vaddr, SZ_4M));
+}
+
+/* From the middle of one page to the middle of another: as large as can be */
+TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, middle, TIMEOUT)
+{
+	struct bar_source *source = &self->test.source;
+	void *vaddr;
+
+	tag_pages(_metadata, &self->test);
+
+	vaddr = map_aligned(source, SZ_1M, SZ_4M, SZ_2M, SZ_1M);
+	expect_small_entries(_metadata, vaddr, SZ_1M);
+	expect_one_entry(_metadata, vaddr + SZ_1M, SZ_2M);
+	expect_small_entries(_metadata, vaddr + SZ_1M + SZ_2M, SZ_1M);
+	expect_tags(_metadata, vaddr, SZ_1M, SZ_4M);
+	ASSERT_EQ(0, munmap(vaddr, SZ_4M));
+}
+
+/* What is cut loses its huge page, what is not does not. */
+TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, partial_munmap, TIMEOUT)
+{
+	struct bar_source *source = &self->test.source;
+	void *vaddr;
+
+	tag_pages(_metadata, &self->test);
+
+	vaddr = map_aligned(source, 0, SZ_4M, SZ_2M, 0);
+	expect_one_entry(_metadata, vaddr, SZ_2M);
+	expect_one_entry(_metadata, vaddr + SZ_2M, SZ_2M);
+
+	ASSERT_EQ(0, munmap(vaddr + SZ_1M, SZ_4K));
+	expect_tags(_metadata, vaddr, 0, SZ_1M);
+	expect_tags(_metadata, vaddr + SZ_1M + SZ_4K, SZ_1M + SZ_4K, SZ_1M - SZ_4K);
+	ASSERT_EQ(0, mmio_count_faults(vaddr + SZ_2M, SZ_2M, SZ_4K));
+	expect_dumped(_metadata, vaddr, SZ_4K);
+	expect_dumped(_metadata, vaddr + SZ_2M, SZ_2M);
+
+	/* Nothing but small pages from now on. */
+	vfio_pci_cmd_clear(self->test.device, PCI_COMMAND_MEMORY);
+	vfio_pci_cmd_set(self->test.device, PCI_COMMAND_MEMORY);
+	expect_small_entries(_metadata, vaddr, SZ_1M);
+	expect_small_entries(_metadata, vaddr + SZ_1M + SZ_4K, SZ_1M - SZ_4K);
+	expect_one_entry(_metadata, vaddr + SZ_2M, SZ_2M);
+	expect_tags(_metadata, vaddr + SZ_2M, SZ_2M, SZ_2M);
+
+	ASSERT_EQ(0, munmap(vaddr, SZ_4M));
+}
+
+/* A huge page is gone as well when the memory is, and back again. */
+TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, memory_state, TIMEOUT)
+{
+	struct bar_source *source = &self->test.source;
+	size_t size = source->size < SZ_1G ? SZ_2M : SZ_1G;
+	void *vaddr = map_aligned(source, 0, size, size, 0);
+
+	expect_one_entry(_metadata, vaddr, size);
+	vfio_pci_cmd_clear(self->test.device, PCI_COMMAND_MEMORY);
+	ASSERT_FALSE(mmio_try_touch(vaddr));
+	ASSERT_FALSE(mmio_try_touch(vaddr + size - SZ_4K));
+	vfio_pci_cmd_set(self->test.device, PCI_COMMAND_MEMORY);
+	expect_one_entry(_metadata, vaddr, size);
+	ASSERT_EQ(0, munmap(vaddr, size));
+}
+
+/* Ranges of the BAR in a DMABUF */
+FIXTURE(vfio_pci_huge_ranges_test) {
+	struct huge_test test;
+};
+
+FIXTURE_SETUP(vfio_pci_huge_ranges_test)
+{
+	const char *reason = huge_test_setup(&self->test, true);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+	tag_pages(_metadata, &self->test);
+}
+
+FIXTURE_TEARDOWN(vfio_pci_huge_ranges_test)
+{
+	huge_test_teardown(&self->test);
+}
+
+static void *map_ranges(struct huge_test *test, const struct vfio_region_dma_range *ranges,
+			int nr_ranges, size_t size)
+{
+	struct bar_source source = test->source;
+	void *vaddr;
+
+	source.fd = vfio_pci_dmabuf_export(test->device, source.bar, O_RDWR | O_CLOEXEC,
+					   ranges, nr_ranges);
+	vaddr = map_aligned(&source, 0, size, SZ_2M, 0);
+	VFIO_ASSERT_EQ(close(source.fd), 0);
+	return vaddr;
+}
+
+/* Pages that follow each other are as good as one range of them. */
+TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, merged, TIMEOUT)
+{
+	struct vfio_region_dma_range ranges[SZ_2M / SZ_4K];
+	void *vaddr;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(ranges); i++) {
+		ranges[i].offset = SZ_2M + i * SZ_4K;
+		ranges[i].length = SZ_4K;
+	}
+	vaddr = map_ranges(&self->test, ranges, ARRAY_SIZE(ranges), SZ_2M);
+	expect_one_entry(_metadata, vaddr, SZ_2M);
+	expect_dumped(_metadata, vaddr, SZ_2M);
+	expect_tags(_metadata, vaddr, SZ_2M, SZ_2M);
+	ASSERT_EQ(0, munmap(vaddr, SZ_2M));
+}
+
+/* Two of them in the wrong order are not. */
+TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, swapped, TIMEOUT)
+{
+	struct vfio_region_dma_range ranges[SZ_2M / SZ_4K];
+	void *vaddr;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(ranges); i++) {
+		ranges[i].offset = i * SZ_4K;
+		ranges[i].length = SZ_4K;
+	}
+	ranges[100].offset = 101 * SZ_4K;
+	ranges[101].offset = 100 * SZ_4K;
+
+	vaddr = map_ranges(&self->test, ranges, ARRAY_SIZE(ranges), SZ_2M);
+	expect_small_entries(_metadata, vaddr, SZ_2M);
+	expect_tags(_metadata, vaddr, 0, 100 * SZ_4K);
+	expect_tags(_metadata, vaddr + 100 * SZ_4K, 101 * SZ_4K, SZ_4K);
+	expect_tags(_metadata, vaddr + 101 * SZ_4K, 100 * SZ_4K, SZ_4K);
+	expect_tags(_metadata, vaddr + 102 * SZ_4K, 102 * SZ_4K, SZ_2M - 102 * SZ_4K);
+	ASSERT_EQ(0, munmap(vaddr, SZ_2M));
+}
+
+TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, aligned_ranges_in_any_order, TIMEOUT)
+{
+	struct vfio_region_dma_range ranges[] = {
+		{ SZ_8M, SZ_2M }, { SZ_2M, SZ_2M }, { SZ_4M, SZ_4M }, { SZ_8M, SZ_2M },
+	};
+	size_t size = 5 * SZ_2M, pos;
+	void *vaddr;
+
+	vaddr = map_ranges(&self->test, ranges, ARRAY_SIZE(ranges), size);
+	for (pos = 0; pos < size; pos += SZ_2M)
+		expect_one_entry(_metadata, vaddr + pos, SZ_2M);
+
+	expect_tags(_metadata, vaddr, SZ_8M, SZ_2M);
+	expect_tags(_metadata, vaddr + SZ_2M, SZ_2M, SZ_2M + SZ_4M);
+	expect_tags(_metadata, vaddr + SZ_8M, SZ_8M, SZ_2M);
+	ASSERT_EQ(0, munmap(vaddr, size));
+}
+
+/* A border within a huge page, and then a huge page that fits again */
+TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, border_within, TIMEOUT)
+{
+	struct vfio_region_dma_range ranges[] = {
+		{ 0, SZ_1M }, { SZ_4M + SZ_1M, SZ_2M + SZ_1M },
+	};
+	void *vaddr;
+
+	vaddr = map_ranges(&self->test, ranges, ARRAY_SIZE(ranges), SZ_4M);
+	expect_small_entries(_metadata, vaddr, SZ_2M);
+	expect_one_entry(_metadata, vaddr + SZ_2M, SZ_2M);
+
+	expect_tags(_metadata, vaddr, 0, SZ_1M);
+	expect_tags(_metadata, vaddr + SZ_1M, SZ_4M + SZ_1M, SZ_2M + SZ_1M);
+	ASSERT_EQ(0, munmap(vaddr, SZ_4M));
+}
+
+/* A range ends one page early. What is behind it must not come along. */
+TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, ends_one_page_early, TIMEOUT)
+{
+	struct vfio_region_dma_range ranges[] = {
+		{ 0, SZ_2M - SZ_4K }, { SZ_8M, SZ_4K }, { SZ_2M, SZ_2M },
+	};
+	void *vaddr;
+
+	vaddr = map_ranges(&self->test, ranges, ARRAY_SIZE(ranges), SZ_4M);
+	expect_small_entries(_metadata, vaddr, SZ_2M);
+	expect_one_entry(_metadata, vaddr + SZ_2M, SZ_2M);
+
+	expect_tags(_metadata, vaddr, 0, SZ_2M - SZ_4K);
+	expect_tags(_metadata, vaddr + SZ_2M - SZ_4K, SZ_8M, SZ_4K);
+	expect_tags(_metadata, vaddr + SZ_2M, SZ_2M, SZ_2M);
+	ASSERT_EQ(0, munmap(vaddr, SZ_4M));
+}
+
+int main(int argc, char *argv[])
+{
+	device_bdf = vfio_selftests_get_bdf(&argc, argv);
+	return test_harness_run(argc, argv);
+}

@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * When the memory of a device goes away, no mapping of it is left, and when the
+ * memory is back, so are the mappings: of each BAR, made through the device's fd
+ * or through a DMABUF, before or meanwhile.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <sys/mman.h>
+
+#include <linux/compiler.h>
+#include <linux/pci_regs.h>
+#include <linux/vfio.h>
+
+#include <libvfio.h>
+
+#include "kselftest_harness.h"
+
+static const char *device_bdf;
+
+struct mapping {
+	struct bar_source source;
+	void *vaddr;
+};
+
+struct state {
+	struct iommu *iommu;
+	struct vfio_pci_device *device;
+	/* Ends with one that has no vaddr */
+	struct mapping mappings[PCI_STD_NUM_BARS + 1];
+	int nr_mappings;
+	size_t page_size;
+};
+
+/* Map each BAR. Returns why the test cannot be done, or NULL. */
+static const char *state_setup(struct state *state, const struct vfio_pci_memory_event *event,
+			       bool delegated)
+{
+	const char *reason;
+	int i;
+
+	state->page_size = getpagesize();
+	state->iommu = iommu_init(default_iommu_mode);
+	state->device = vfio_pci_device_init(device_bdf, state->iommu);
+	vfio_pci_bar_unmap_all(state->device);
+	vfio_pci_cmd_set(state->device, PCI_COMMAND_MEMORY);
+
+	reason = event->missing(state->device);
+	if (reason)
+		return reason;
+
+	reason = "The device has no BAR";
+	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
+		struct mapping *mapping = &state->mappings[state->nr_mappings];
+
+		if (!state->device->bars[i].info.size)
+			continue;
+		reason = bar_source_open(&mapping->source, state->device, i, delegated);
+		if (reason)
+			continue;
+		mapping->vaddr = bar_source_mmap(&mapping->source, 0, mapping->source.size);
+		state->nr_mappings++;
+	}
+	return state->nr_mappings ? NULL : reason;
+}
+
+static void state_teardown(struct state *state)
+{
+	int i;
+
+	for (i = 0; i < state->nr_mappings; i++) {
+		struct mapping *mapping = &state->mappings[i];
+
+		VFIO_ASSERT_EQ(munmap(mapping->vaddr, mapping->source.size), 0);
+		bar_source_close(&mapping->source);
+	}
+	vfio_pci_device_cleanup(state->device);
+	iommu_cleanup(state->iommu);
+}
+
+static bool is_there(const struct mapping *mapping, u32 value)
+{
+	const struct vfio_pci_bar_word *word = &mapping->source.word;
+	void *vaddr = mapping->vaddr + word->offset;
+	void *last = mapping->vaddr + mapping->source.size - sizeof(u32);
+
+	return bar_word_try_write(word, vaddr, value) &&
+	       bar_word_try_check(word, vaddr, value) &&
+	       mmio_try_touch(last);
+}
+
+static bool is_gone(const struct mapping *mapping)
+{
+	void *last = mapping->vaddr + mapping->source.size - sizeof(u32);
+
+	return !mmio_try_touch(mapping->vaddr + mapping->source.word.offset) &&
+	       !mmio_try_write(mapping->vaddr + mapping->source.word.offset, 0) &&
+	       !mmio_try_touch(last);
+}
+
+static void mappings_die_and_return(struct __test_metadata *_metadata, struct state *state,
+				    const struct vfio_pci_memory_event *event)
+{
+	struct mapping *mapping;
+	int round;
+
+	for (round = 0; round < 2; round++) {
+		for (mapping = state->mappings; mapping->vaddr; mapping++) {
+			size_t last = mapping->source.size - state->page_size;
+
+			ASSERT_TRUE(is_there(mapping, 0x12345678 + round));
+			ASSERT_EQ(0, mmio_count_faults(mapping->vaddr, 1, 1));
+			ASSERT_EQ(0, mmio_count_faults(mapping->vaddr + last, 1, 1));
+		}
+
+		event->take(state->device);
+		if (event->give) {
+			for (mapping = state->mappings; mapping->vaddr; mapping++)
+				ASSERT_TRUE(is_gone(mapping))
+					TH_LOG("BAR%d", mapping->source.bar);
+			event->give(state->device);
+		}
+
+		/* The old page table entries did not survive either. */
+		for (mapping = state->mappings; mapping->vaddr; mapping++) {
+			ASSERT_EQ(1, mmio_count_faults(mapping->vaddr, 1, 1))
+				TH_LOG("BAR%d", mapping->source.bar);
+			ASSERT_TRUE(is_there(mapping, 0x87654321 + round))
+				TH_LOG("BAR%d", mapping->source.bar);
+		}
+	}
+}
+
+/* Two reasons for the memory to be away: the end of one is not enough. */
+static void stays_away(struct __test_metadata *_metadata, struct state *state,
+		       const struct vfio_pci_memory_event *event)
+{
+	const struct vfio_pci_memory_event *decode = &vfio_pci_memory_decode;
+	struct mapping *mapping;
+
+	for (mapping = state->mappings; mapping->vaddr; mapping++)
+		ASSERT_TRUE(is_there(mapping, 0x11223344));
+
+	decode->take(state->device);
+	event->take(state->device);
+	for (mapping = state->mappings; mapping->vaddr; mapping++)
+		ASSERT_TRUE(is_gone(mapping));
+	if (event->give)
+		event->give(state->device);
+	for (mapping = state->mappings; mapping->vaddr; mapping++)
+		ASSERT_TRUE(is_gone(mapping)) TH_LOG("BAR%d", mapping->source.bar);
+
+	decode->give(state->device);
+	for (mapping = state->mappings; mapping->vaddr; mapping++)
+		ASSERT_TRUE(is_there(mapping, 0x44332211)) TH_LOG("BAR%d", mapping->source.bar);
+}
+
+/* A mapping in a place of its own: moved, and with a hole */
+static void moved_and_split(struct __test_metadata *_metadata, struct state *state,
+			    const struct vfio_pci_memory_event *event)
+{
+	struct mapping *mapping;
+	int tested = 0;
+
+	for (mapping = state->mappings; mapping->vaddr; mapping++) {
+		size_t size = mapping->source.size, last = size - state->page_size;
+		void *to;
+
+		if (size < 3 * state->page_size)
+			continue;
+
+		to = mmap_reserve(size, state->page_size, 0);
+		ASSERT_EQ(to, mremap(mapping->vaddr, size, size,
+				     MREMAP_MAYMOVE | MREMAP_FIXED, to));
+		mapping->vaddr = to;
+		ASSERT_TRUE(is_there(mapping, 0x01010101));
+		ASSERT_EQ(0, munmap(to + state->page_size, state->page_size));
+
+		event->take(state->device);
+		if (event->give) {
+			ASSERT_TRUE(is_gone(mapping));
+			event->give(state->device);
+		}
+		ASSERT_EQ(1, mmio_count_faults(to, 1, 1));
+		ASSERT_EQ(1, mmio_count_faults(to + last, 1, 1));
+		ASSERT_TRUE(is_there(mapping, 0x02020202));
+		tested++;
+	}
+	if (!tested)
+		SKIP(return, "No BAR has 3 pages");
+}
+
+/* The memory is away until something gives it back. */
+FIXTURE(vfio_pci_memory_away_test) {
+	struct state state;
+};
+
+FIXTURE_VARIANT(vfio_pci_memory_away_test) {
+	const struct vfio_pci_memory_event *event;
+	bool delegated;
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, bar_memory_decode) {
+	.event = &vfio_pci_memory_decode,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, dmabuf_memory_decode) {
+	.event = &vfio_pci_memory_decode,
+	.delegated = true,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, bar_d3hot) {
+	.event = &vfio_pci_d3hot,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, dmabuf_d3hot) {
+	.event = &vfio_pci_d3hot,
+	.delegated = true,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, bar_low_power) {
+	.event = &vfio_pci_low_power,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, dmabuf_low_power) {
+	.event = &vfio_pci_low_power,
+	.delegated = true,
+};
+
+FIXTURE_SETUP(vfio_pci_memory_away_test)
+{
+	const char *reason = state_setup(&self->state, variant->event, variant->delegated);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+}
+
+FIXTURE_TEARDOWN(vfio_pci_memory_away_test)
+{
+	state_teardown(&self->state);
+}
+
+TEST_F(vfio_pci_memory_away_test, mappings_die_and_return)
+{
+	mappings_die_and_return(_metadata, &self->state, variant->event);
+}
+
+TEST_F(vfio_pci_memory_away_test, moved_and_split)
+{
+	moved_and_split(_metadata, &self->state, variant->event);
+}
+
+TEST_F(vfio_pci_memory_away_test, stays_away)
+{
+	if (variant->event == &vfio_pci_memory_decode)
+		SKIP(return, "It takes two different events");
+
+	stays_away(_metadata, &self->state, variant->event);
+}
+
+/* What is mapped while the memory is away is no exception, but no error. */
+TEST_F(vfio_pci_memory_away_test, map_meanwhile)
+{
+	const struct vfio_pci_memory_event *event = variant->event;
+	struct state *state = &self->state;
+	struct mapping *old, late;
+
+	for (old = state->mappings; old->vaddr; old++) {
+		event->take(state->device);
+		ASSERT_EQ(NULL, bar_source_open(&late.source, state->device, old->source.bar,
+						variant->delegated));
+		late.vaddr = bar_source_mmap(&late.source, 0, late.source.size);
+		ASSERT_TRUE(is_gone(&late));
+		ASSERT_TRUE(is_gone(old));
+
+		event->give(state->device);
+		ASSERT_TRUE(is_there(&late, 0x1a7e1a7e));
+		ASSERT_TRUE(is_there(old, 0x01d01d01));
+		ASSERT_EQ(0, munmap(late.vaddr, late.source.size));
+		bar_source_close(&late.source);
+	}
+}
+
+/* The memory is away only for a while. */
+FIXTURE(vfio_pci_reset_test) {
+	struct state state;
+};
+
+FIXTURE_VARIANT(vfio_pci_reset_test) {
+	const struct vfio_pci_memory_event *event;
+	bool delegated;
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_reset_test, bar_function_reset) {
+	.event = &vfio_pci_function_reset,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_reset_test, dmabuf_function_reset) {
+	.event = &vfio_pci_function_reset,
+	.delegated = true,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_reset_test, bar_hot_reset) {
+	.event = &vfio_pci_hot_reset,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_reset_test, dmabuf_hot_reset) {
+	.event = &vfio_pci_hot_reset,
+	.delegated = true,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_reset_test, bar_flr) {
+	.event = &vfio_pci_flr,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_reset_test, dmabuf_flr) {
+	.event = &vfio_pci_flr,
+	.delegated = true,
+};
+
+FIXTURE_SETUP(vfio_pci_reset_test)
+{
+	const char *reason = state_setup(&self->state, variant->event, variant->delegated);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+}
+
+FIXTURE_TEARDOWN(vfio_pci_reset_test)
+{
+	state_teardown(&self->state);
+}
+
+TEST_F(vfio_pci_reset_test, mappings_die_and_return)
+{
+	mappings_die_and_return(_metadata, &self->state, variant->event);
+}
+
+TEST_F(vfio_pci_reset_test, moved_and_split)
+{
+	moved_and_split(_metadata, &self->state, variant->event);
+}
+
+TEST_F(vfio_pci_reset_test, stays_away)
+{
+	stays_away(_metadata, &self->state, variant->event);
+}
+
+/* Touch a mapping until it is told to stop, and count what went wrong. */
+struct toucher {
+	const struct mapping *mapping;
+	u64 touched;
+	u64 sigbus;
+	bool stop;
+};
+
+static void *touch(void *arg)
+{
+	struct toucher *toucher = arg;
+
+	do {
+		if (!mmio_try_touch(toucher->mapping->vaddr))
+			toucher->sigbus++;
+		WRITE_ONCE(toucher->touched, toucher->touched + 1);
+	} while (!READ_ONCE(toucher->stop));
+
+	return NULL;
+}
+
+/*
+ * A guest may reset a device with one CPU and look at it with another. While
+ * the memory is away for a reset only, whoever touches it has to wait.
+ */
+TEST_F(vfio_pci_reset_test, touched_while_reset)
+{
+	struct state *state = &self->state;
+	struct mapping *mapping;
+	pthread_t thread;
+	int i;
+
+	for (mapping = state->mappings; mapping->vaddr; mapping++) {
+		struct toucher toucher = {
+			.mapping = mapping,
+		};
+		u64 before;
+
+		ASSERT_EQ(0, pthread_create(&thread, NULL, touch, &toucher));
+		for (i = 0; i < 2; i++) {
+			before = READ_ONCE(toucher.touched);
+			while (READ_ONCE(toucher.touched) == before)
+				sched_yield();
+			variant->event->take(state->device);
+		}
+		WRITE_ONCE(toucher.stop, true);
+		ASSERT_EQ(0, pthread_join(thread, NULL));
+		ASSERT_EQ(0, toucher.sigbus) TH_LOG("BAR%d", mapping->source.bar);
+		ASSERT_TRUE(is_there(mapping, 0x70c4ed));
+	}
+}
+
+int main(int argc, char *argv[])
+{
+	device_bdf = vfio_selftests_get_bdf(&argc, argv);
+	return test_harness_run(argc, argv);
+}
