@@ -14,7 +14,7 @@ set -euo pipefail
 checks="
 shellcheck	scripts/check-shell.sh
 spdx		scripts/check-spdx.sh
-codespell	codespell --skip=./build,./.git,./COPYING,./scripts/tests/logs
+codespell	codespell -L iput --skip=./build,./.git,./COPYING,./series,./scripts/tests/logs
 series		bats --tap scripts/tests/series.bats
 tree		scripts/tree.sh
 verdict		python3 scripts/tests/verdict_test.py
