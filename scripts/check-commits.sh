@@ -16,19 +16,14 @@ out=$walk/fast
 log=$BUILD/log/walk
 mkdir -p "$walk" "$log"
 
-step()
-{
-	"$LAB/scripts/walk.sh" "$1"
-}
-
 # What commit $1 changes, of what is left at the end of it.
 touched()
 {
 	kgit diff-tree -r --no-commit-id --name-only --diff-filter=d "$1"
 }
 
-# Objects of the kernel that commit $1 touches, by a source file of theirs or a
-# header beside it, and that this configuration builds.
+# Objects of the kernel whose source file commit $1 touches, and that this
+# configuration builds.
 objects()
 {
 	local file object
@@ -72,7 +67,7 @@ docs()
 }
 
 sparse=$("$LAB/scripts/sparse.sh")
-step base
+"$LAB/scripts/walk.sh" base
 "$LAB/scripts/kernel.sh" fast "$src" "$out" > /dev/null
 n=0
 while read -r commit; do
@@ -86,7 +81,7 @@ while read -r commit; do
 	warnings "$tag.before" "${objs[@]}"
 	docs "$tag.docs-before" "${files[@]}"
 
-	step "$commit"
+	"$LAB/scripts/walk.sh" "$commit"
 	if ! (KERNEL_WARNINGS='' "$LAB/scripts/kernel.sh" fast "$src" "$out") > /dev/null; then
 		echo "not ok - builds: $subject"
 		exit 1
