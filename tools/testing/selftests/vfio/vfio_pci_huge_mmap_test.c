@@ -265,6 +265,25 @@ TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, partial_munmap, TIMEOUT)
 	ASSERT_EQ(0, munmap(vaddr, SZ_4M));
 }
 
+TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, partial_munmap_of_pud, TIMEOUT)
+{
+	struct bar_source *source = &self->test.source;
+	void *vaddr;
+
+	if (source->size < SZ_1G)
+		SKIP(return, "The BAR is too small");
+
+	tag_pages(_metadata, &self->test);
+
+	vaddr = map_aligned(source, 0, SZ_1G, SZ_1G, 0);
+	expect_one_entry(_metadata, vaddr, SZ_1G);
+
+	ASSERT_EQ(0, munmap(vaddr, SZ_4K));
+	expect_tags(_metadata, vaddr + SZ_4K, SZ_4K, TEST_SIZE - SZ_4K);
+	expect_one_entry(_metadata, vaddr + SZ_512M, SZ_2M);
+	ASSERT_EQ(0, munmap(vaddr, SZ_1G));
+}
+
 /* A huge page is gone as well when the memory is, and back again. */
 TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, memory_state, TIMEOUT)
 {
