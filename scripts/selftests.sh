@@ -17,7 +17,7 @@ collections="vfio $*"
 objects=$out/kselftest-objects
 installed=$out/kselftest
 selftests=$TREE/tools/testing/selftests
-programs=(edu_demo map_bench)
+programs=(edu_demo fault_scaling map_bench)
 helpers=(kunit)
 
 [ -d "$selftests" ] || die "there is no kernel tree in $TREE: run \"make tree\" first"

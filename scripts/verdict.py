@@ -13,6 +13,7 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -192,8 +193,11 @@ def report(rows: list[Row]) -> str:
     lines = [f'{"test":{name}} | {"device":{device}} |  pass |  fail |  skip | seconds']
     lines += [f'{r.name:{name}} | {r.device:{device}} | {r.passed:5} | {len(r.failures):5} | '
               f'{len(r.skips):5} | {r.seconds:7.1f}' for r in rows]
-    for title in ('failures', 'skips'):
-        reasons = [f'  {r.device} {r.name}: {why}' for r in rows for why in getattr(r, title)]
+    # Many tests skip for one reason; summary.json has them all.
+    skips = Counter(f'{r.device} {r.name}: ' + re.sub(r'^\S+: ', '', why) for r in rows for why in r.skips)
+    for title, reasons in (
+            ('failures', [f'  {r.device} {r.name}: {why}' for r in rows for why in r.failures]),
+            ('skips', [f'{count:5} x {why}' for why, count in skips.items()])):
         lines += ['', f'{title}:', *reasons] if reasons else []
     lines += ['', f'{sum(r.passed for r in rows)} passed, {sum(len(r.failures) for r in rows)} failed, '
               f'{sum(len(r.skips) for r in rows)} skipped']

@@ -34,6 +34,7 @@ static const char *device_bdf;
 #define fixture_data		FIXTURE_DATA(vfio_pci_dmabuf_client_test)
 
 FIXTURE(vfio_pci_dmabuf_client_test) {
+	const char *iommu_mode;
 	struct iommu *iommu;
 	struct vfio_pci_device *device;
 	struct client client;
@@ -41,9 +42,33 @@ FIXTURE(vfio_pci_dmabuf_client_test) {
 	size_t page_size;
 };
 
+FIXTURE_VARIANT(vfio_pci_dmabuf_client_test) {
+	const char *iommu_mode;
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, vfio_type1_iommu) {
+	.iommu_mode = MODE_VFIO_TYPE1_IOMMU,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, vfio_type1v2_iommu) {
+	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, iommufd_compat_type1) {
+	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, iommufd_compat_type1v2) {
+	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1V2,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, iommufd) {
+	.iommu_mode = MODE_IOMMUFD,
+};
+
 static void device_open(fixture_data *self)
 {
-	self->iommu = iommu_init(default_iommu_mode);
+	self->iommu = iommu_init(self->iommu_mode);
 	self->device = vfio_pci_device_init(device_bdf, self->iommu);
 	vfio_pci_bar_unmap_all(self->device);
 	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
@@ -61,6 +86,7 @@ FIXTURE_SETUP(vfio_pci_dmabuf_client_test)
 	const char *reason = "The device has no BAR";
 
 	self->page_size = getpagesize();
+	self->iommu_mode = variant->iommu_mode;
 	device_open(self);
 	for (self->bar = 0; self->bar < PCI_STD_NUM_BARS; self->bar++) {
 		if (!self->device->bars[self->bar].info.size)

@@ -34,12 +34,36 @@ FIXTURE(vfio_pci_dmabuf_mmap_test) {
 	struct mmap_test test;
 };
 
+FIXTURE_VARIANT(vfio_pci_dmabuf_mmap_test) {
+	const char *iommu_mode;
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_mmap_test, vfio_type1_iommu) {
+	.iommu_mode = MODE_VFIO_TYPE1_IOMMU,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_mmap_test, vfio_type1v2_iommu) {
+	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_mmap_test, iommufd_compat_type1) {
+	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_mmap_test, iommufd_compat_type1v2) {
+	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1V2,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_mmap_test, iommufd) {
+	.iommu_mode = MODE_IOMMUFD,
+};
+
 FIXTURE_SETUP(vfio_pci_dmabuf_mmap_test)
 {
 	const char *reason;
 
 	self->test.page_size = getpagesize();
-	self->test.iommu = iommu_init(default_iommu_mode);
+	self->test.iommu = iommu_init(variant->iommu_mode);
 	self->test.device = vfio_pci_device_init(device_bdf, self->test.iommu);
 	vfio_pci_bar_unmap_all(self->test.device);
 	vfio_pci_cmd_set(self->test.device, PCI_COMMAND_MEMORY);

@@ -37,14 +37,14 @@ struct state {
 };
 
 /* Map each BAR. Returns why the test cannot be done, or NULL. */
-static const char *state_setup(struct state *state, const struct vfio_pci_memory_event *event,
-			       bool delegated)
+static const char *state_setup(struct state *state, const char *iommu_mode,
+			       const struct vfio_pci_memory_event *event, bool delegated)
 {
 	const char *reason;
 	int i;
 
 	state->page_size = getpagesize();
-	state->iommu = iommu_init(default_iommu_mode);
+	state->iommu = iommu_init(iommu_mode);
 	state->device = vfio_pci_device_init(device_bdf, state->iommu);
 	vfio_pci_bar_unmap_all(state->device);
 	vfio_pci_cmd_set(state->device, PCI_COMMAND_MEMORY);
@@ -201,39 +201,29 @@ FIXTURE(vfio_pci_memory_away_test) {
 
 FIXTURE_VARIANT(vfio_pci_memory_away_test) {
 	const struct vfio_pci_memory_event *event;
+	const char *iommu_mode;
 	bool delegated;
 };
 
-FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, bar_memory_decode) {
-	.event = &vfio_pci_memory_decode,
-};
+#define AWAY(_variant) FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, _variant)
 
-FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, dmabuf_memory_decode) {
-	.event = &vfio_pci_memory_decode,
-	.delegated = true,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, bar_d3hot) {
-	.event = &vfio_pci_d3hot,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, dmabuf_d3hot) {
-	.event = &vfio_pci_d3hot,
-	.delegated = true,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, bar_low_power) {
-	.event = &vfio_pci_low_power,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, dmabuf_low_power) {
-	.event = &vfio_pci_low_power,
-	.delegated = true,
-};
+AWAY(bar_memory_decode_group) { &vfio_pci_memory_decode, MODE_VFIO_TYPE1V2_IOMMU, false };
+AWAY(bar_memory_decode_iommufd) { &vfio_pci_memory_decode, MODE_IOMMUFD, false };
+AWAY(bar_d3hot_group) { &vfio_pci_d3hot, MODE_VFIO_TYPE1V2_IOMMU, false };
+AWAY(bar_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, false };
+AWAY(bar_low_power_group) { &vfio_pci_low_power, MODE_VFIO_TYPE1V2_IOMMU, false };
+AWAY(bar_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, false };
+AWAY(dmabuf_memory_decode_group) { &vfio_pci_memory_decode, MODE_VFIO_TYPE1V2_IOMMU, true };
+AWAY(dmabuf_memory_decode_iommufd) { &vfio_pci_memory_decode, MODE_IOMMUFD, true };
+AWAY(dmabuf_d3hot_group) { &vfio_pci_d3hot, MODE_VFIO_TYPE1V2_IOMMU, true };
+AWAY(dmabuf_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, true };
+AWAY(dmabuf_low_power_group) { &vfio_pci_low_power, MODE_VFIO_TYPE1V2_IOMMU, true };
+AWAY(dmabuf_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, true };
 
 FIXTURE_SETUP(vfio_pci_memory_away_test)
 {
-	const char *reason = state_setup(&self->state, variant->event, variant->delegated);
+	const char *reason = state_setup(&self->state, variant->iommu_mode, variant->event,
+					 variant->delegated);
 
 	if (reason)
 		SKIP(return, "%s", reason);
@@ -292,39 +282,29 @@ FIXTURE(vfio_pci_reset_test) {
 
 FIXTURE_VARIANT(vfio_pci_reset_test) {
 	const struct vfio_pci_memory_event *event;
+	const char *iommu_mode;
 	bool delegated;
 };
 
-FIXTURE_VARIANT_ADD(vfio_pci_reset_test, bar_function_reset) {
-	.event = &vfio_pci_function_reset,
-};
+#define RESET(_variant) FIXTURE_VARIANT_ADD(vfio_pci_reset_test, _variant)
 
-FIXTURE_VARIANT_ADD(vfio_pci_reset_test, dmabuf_function_reset) {
-	.event = &vfio_pci_function_reset,
-	.delegated = true,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_reset_test, bar_hot_reset) {
-	.event = &vfio_pci_hot_reset,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_reset_test, dmabuf_hot_reset) {
-	.event = &vfio_pci_hot_reset,
-	.delegated = true,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_reset_test, bar_flr) {
-	.event = &vfio_pci_flr,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_reset_test, dmabuf_flr) {
-	.event = &vfio_pci_flr,
-	.delegated = true,
-};
+RESET(bar_function_reset_group) { &vfio_pci_function_reset, MODE_VFIO_TYPE1V2_IOMMU, false };
+RESET(bar_function_reset_iommufd) { &vfio_pci_function_reset, MODE_IOMMUFD, false };
+RESET(bar_hot_reset_group) { &vfio_pci_hot_reset, MODE_VFIO_TYPE1V2_IOMMU, false };
+RESET(bar_hot_reset_iommufd) { &vfio_pci_hot_reset, MODE_IOMMUFD, false };
+RESET(bar_flr_group) { &vfio_pci_flr, MODE_VFIO_TYPE1V2_IOMMU, false };
+RESET(bar_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, false };
+RESET(dmabuf_function_reset_group) { &vfio_pci_function_reset, MODE_VFIO_TYPE1V2_IOMMU, true };
+RESET(dmabuf_function_reset_iommufd) { &vfio_pci_function_reset, MODE_IOMMUFD, true };
+RESET(dmabuf_hot_reset_group) { &vfio_pci_hot_reset, MODE_VFIO_TYPE1V2_IOMMU, true };
+RESET(dmabuf_hot_reset_iommufd) { &vfio_pci_hot_reset, MODE_IOMMUFD, true };
+RESET(dmabuf_flr_group) { &vfio_pci_flr, MODE_VFIO_TYPE1V2_IOMMU, true };
+RESET(dmabuf_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, true };
 
 FIXTURE_SETUP(vfio_pci_reset_test)
 {
-	const char *reason = state_setup(&self->state, variant->event, variant->delegated);
+	const char *reason = state_setup(&self->state, variant->iommu_mode, variant->event,
+					 variant->delegated);
 
 	if (reason)
 		SKIP(return, "%s", reason);

@@ -34,21 +34,64 @@ FIXTURE(vfio_pci_mmap_test) {
 };
 
 FIXTURE_VARIANT(vfio_pci_mmap_test) {
+	const char *iommu_mode;
 	bool delegated;
 };
 
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar) {
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar_vfio_type1_iommu) {
+	.iommu_mode = MODE_VFIO_TYPE1_IOMMU,
 	.delegated = false,
 };
 
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf) {
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar_vfio_type1v2_iommu) {
+	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
+	.delegated = false,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar_iommufd_compat_type1) {
+	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1,
+	.delegated = false,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar_iommufd_compat_type1v2) {
+	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1V2,
+	.delegated = false,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar_iommufd) {
+	.iommu_mode = MODE_IOMMUFD,
+	.delegated = false,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf_vfio_type1_iommu) {
+	.iommu_mode = MODE_VFIO_TYPE1_IOMMU,
+	.delegated = true,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf_vfio_type1v2_iommu) {
+	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
+	.delegated = true,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf_iommufd_compat_type1) {
+	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1,
+	.delegated = true,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf_iommufd_compat_type1v2) {
+	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1V2,
+	.delegated = true,
+};
+
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf_iommufd) {
+	.iommu_mode = MODE_IOMMUFD,
 	.delegated = true,
 };
 
 FIXTURE_SETUP(vfio_pci_mmap_test)
 {
 	self->test.page_size = getpagesize();
-	self->test.iommu = iommu_init(default_iommu_mode);
+	self->test.iommu = iommu_init(variant->iommu_mode);
 	self->test.device = vfio_pci_device_init(device_bdf, self->test.iommu);
 	vfio_pci_bar_unmap_all(self->test.device);
 	vfio_pci_cmd_set(self->test.device, PCI_COMMAND_MEMORY);
