@@ -12,7 +12,7 @@ usage()
 	cat << END
 usage: boot.sh [option...] FLAVOUR [-- QEMU-ARGUMENT...]
 
-  --plan FILE          what to run (default scripts/plans/stock), one line per test:
+  --plan FILE          what to run (default scripts/plans/all), one line per test:
                        DEVICE[+DEVICE] COLLECTION:TEST [ARGUMENT...]; "-" is no device
   --out DIR            logs and verdict (default build/run/FLAVOUR-PLAN)
   --timeout SECONDS    for the whole guest (default 900)
@@ -30,7 +30,7 @@ Devices: edu ivshmem bochs nvme igb
 END
 }
 
-plan=$LAB/scripts/plans/stock out='' limit=900 test_limit='' cpus=2 memory=4096
+plan=$LAB/scripts/plans/all out='' limit=900 test_limit='' cpus=2 memory=4096
 cpu='' append='' add=() icount=0 test_taint=0 flavour=''
 while [ $# -gt 0 ]; do
 	case $1 in

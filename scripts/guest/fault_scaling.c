@@ -20,10 +20,10 @@
 
 #include "kselftest_harness.h"
 
-#define ROUNDS		30
+#define ROUNDS		100
 #define THREADS		2
 /* What a thread touches, page by page, in a round: page tables of its own */
-#define PART		SZ_64M
+#define PART		SZ_16M
 
 static const char *device_bdf;
 
