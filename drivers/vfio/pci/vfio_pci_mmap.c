@@ -186,8 +186,9 @@ int vfio_pci_dma_buf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 		return -EINVAL;
 
 	/* mm has checked the fd of the DMABUF, unless this is an importer's. */
-	if ((vma->vm_flags & VM_MAYWRITE) &&
-	    !(dmabuf->file->f_mode & FMODE_WRITE))
+	if (!(dmabuf->file->f_mode & FMODE_READ) ||
+	    ((vma->vm_flags & VM_MAYWRITE) &&
+	     !(dmabuf->file->f_mode & FMODE_WRITE)))
 		return -EACCES;
 
 	/* What dma-buf checks can overflow on 32-bit. */

@@ -284,6 +284,60 @@ TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, partial_munmap_of_pud, TIMEOUT)
 	ASSERT_EQ(0, munmap(vaddr, SZ_1G));
 }
 
+/* Whether the kernel, on behalf of this process, finds nothing there to read. */
+static bool is_unmapped(const void *vaddr)
+{
+	int fds[2];
+	bool ret;
+
+	VFIO_ASSERT_EQ(pipe(fds), 0);
+	ret = write(fds[1], vaddr, 1) < 0 && errno == EFAULT;
+	VFIO_ASSERT_EQ(close(fds[0]), 0);
+	VFIO_ASSERT_EQ(close(fds[1]), 0);
+	return ret;
+}
+
+/*
+ * Move all of a mapping by a page of 1 GiB, or its first half, which takes the
+ * page apart. Nothing stays behind, in no TLB either.
+ */
+static void move_pud(struct __test_metadata *_metadata, struct huge_test *test, size_t size)
+{
+	void *old, *new;
+
+	if (test->source.size < SZ_1G)
+		SKIP(return, "The BAR is too small");
+
+	tag_pages(_metadata, test);
+
+	new = mmap_reserve(SZ_1G, SZ_1G, 0);
+	old = map_aligned(&test->source, 0, SZ_1G, SZ_1G, 0);
+	expect_one_entry(_metadata, old, SZ_1G);
+	ASSERT_FALSE(is_unmapped(old));
+
+	ASSERT_EQ(new, mremap(old, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, new));
+	ASSERT_TRUE(is_unmapped(old));
+	if (size == SZ_1G) {
+		ASSERT_EQ(0, mmio_count_faults(new, SZ_1G, SZ_2M / 2));
+	} else {
+		expect_one_entry(_metadata, new + size / 2, SZ_2M);
+		expect_one_entry(_metadata, old + size, SZ_2M);
+		ASSERT_EQ(0, munmap(old + size, SZ_1G - size));
+	}
+	expect_tags(_metadata, new, 0, TEST_SIZE);
+	ASSERT_EQ(0, munmap(new, SZ_1G));
+}
+
+TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, move_pud, TIMEOUT)
+{
+	move_pud(_metadata, &self->test, SZ_1G);
+}
+
+TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, move_half_of_pud, TIMEOUT)
+{
+	move_pud(_metadata, &self->test, SZ_512M);
+}
+
 /* A huge page is gone as well when the memory is, and back again. */
 TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, memory_state, TIMEOUT)
 {
