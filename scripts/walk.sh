@@ -14,4 +14,5 @@ if ! kgit worktree list --porcelain | grep -qxF "worktree $src"; then
 	mkdir -p "$BUILD/walk"
 	kgit worktree add -q --detach "$src" base
 fi
-git -C "$src" -c core.hooksPath=/dev/null checkout -q --detach "$1"
+# With -f, as the one before may have been killed in the middle of it.
+git -C "$src" -c core.hooksPath=/dev/null checkout -q -f --detach "$1"
