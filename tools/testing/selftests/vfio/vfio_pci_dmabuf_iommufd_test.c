@@ -285,6 +285,9 @@ static void check_event(struct __test_metadata *_metadata, fixture_data *self,
 	event->take(self->memory);
 	if (event->give) {
 		ASSERT_NE(0, map_dmabuf(self, fd, 0, DMABUF_SIZE));
+		/* Only in this state can the memory itself be there. */
+		if (event == &vfio_pci_low_power)
+			expect_not_mapped(_metadata, self, SZ_4K, SZ_4K);
 		event->give(self->memory);
 	}
 	expect_not_mapped(_metadata, self, SZ_4K, SZ_4K);
@@ -300,6 +303,15 @@ static void check_event(struct __test_metadata *_metadata, fixture_data *self,
 TEST_F_TIMEOUT(vfio_pci_dmabuf_iommufd_test, memory_decode, 120)
 {
 	check_event(_metadata, self, &vfio_pci_memory_decode);
+}
+
+TEST_F_TIMEOUT(vfio_pci_dmabuf_iommufd_test, low_power, 120)
+{
+	const char *reason = vfio_pci_low_power.missing(self->memory);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+	check_event(_metadata, self, &vfio_pci_low_power);
 }
 
 TEST_F_TIMEOUT(vfio_pci_dmabuf_iommufd_test, function_reset, 120)

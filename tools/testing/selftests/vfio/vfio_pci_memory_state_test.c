@@ -119,9 +119,10 @@ static void mappings_die_and_return(struct __test_metadata *_metadata, struct st
 
 		event->take(state->device);
 		if (event->give) {
-			for (mapping = state->mappings; mapping->vaddr; mapping++)
+			for (mapping = state->mappings; mapping->vaddr; mapping++) {
 				ASSERT_TRUE(is_gone(mapping))
 					TH_LOG("BAR%d", mapping->source.bar);
+			}
 			event->give(state->device);
 		}
 
@@ -151,12 +152,14 @@ static void stays_away(struct __test_metadata *_metadata, struct state *state,
 		ASSERT_TRUE(is_gone(mapping));
 	if (event->give)
 		event->give(state->device);
-	for (mapping = state->mappings; mapping->vaddr; mapping++)
+	for (mapping = state->mappings; mapping->vaddr; mapping++) {
 		ASSERT_TRUE(is_gone(mapping)) TH_LOG("BAR%d", mapping->source.bar);
+	}
 
 	decode->give(state->device);
-	for (mapping = state->mappings; mapping->vaddr; mapping++)
+	for (mapping = state->mappings; mapping->vaddr; mapping++) {
 		ASSERT_TRUE(is_there(mapping, 0x44332211)) TH_LOG("BAR%d", mapping->source.bar);
+	}
 }
 
 /* A mapping in a place of its own: moved, and with a hole */
