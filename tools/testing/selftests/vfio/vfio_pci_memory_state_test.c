@@ -153,12 +153,14 @@ static void stays_away(struct __test_metadata *_metadata, struct state *state,
 	if (event->give)
 		event->give(state->device);
 	for (mapping = state->mappings; mapping->vaddr; mapping++) {
-		ASSERT_TRUE(is_gone(mapping)) TH_LOG("BAR%d", mapping->source.bar);
+		ASSERT_TRUE(is_gone(mapping))
+			TH_LOG("BAR%d", mapping->source.bar);
 	}
 
 	decode->give(state->device);
 	for (mapping = state->mappings; mapping->vaddr; mapping++) {
-		ASSERT_TRUE(is_there(mapping, 0x44332211)) TH_LOG("BAR%d", mapping->source.bar);
+		ASSERT_TRUE(is_there(mapping, 0x44332211))
+			TH_LOG("BAR%d", mapping->source.bar);
 	}
 }
 
