@@ -20,7 +20,7 @@
 
 #include "kselftest_harness.h"
 
-#define ROUNDS		100
+#define ROUNDS		300
 #define THREADS		2
 /* What a thread touches, page by page, in a round: page tables of its own */
 #define PART		SZ_16M
