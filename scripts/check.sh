@@ -25,6 +25,7 @@ boot-fast	scripts/boot.sh --icount fast
 bench		scripts/bench.sh
 commits		scripts/check-commits.sh
 mutants		scripts/mutants.sh
+configs		scripts/check-configs.sh
 kernel-debug	scripts/kernel.sh debug
 tests-debug	scripts/selftests.sh debug
 boot-debug	scripts/boot.sh --allow-test-taint --timeout 1800 --plan scripts/plans/debug debug

@@ -3,6 +3,9 @@
 #
 # Install what is missing on a Debian machine.  Asks nothing, and does nothing
 # where everything is there.
+#
+# packages.sh compilers: those of scripts/check-configs.sh, which nothing else
+# needs.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -36,6 +39,17 @@ xz			xz-utils
 /usr/include/stdio.h		libc6-dev
 /usr/include/uuid/uuid.h	uuid-dev
 "
+
+compilers="
+aarch64-linux-gnu-gcc	gcc-aarch64-linux-gnu
+clang-19		clang-19
+s390x-linux-gnu-gcc	gcc-s390x-linux-gnu
+"
+case ${1:-} in
+"")		;;
+compilers)	needs=$compilers ;;
+*)		die "no set of packages \"$1\": there is compilers" ;;
+esac
 
 missing=()
 while read -r probe package; do
