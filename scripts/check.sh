@@ -28,7 +28,7 @@ mutants		scripts/mutants.sh
 configs		scripts/check-configs.sh
 kernel-debug	scripts/kernel.sh debug
 tests-debug	scripts/selftests.sh debug
-boot-debug	scripts/boot.sh --allow-test-taint --timeout 1800 --plan scripts/plans/debug debug
+boot-debug	scripts/boot.sh --allow-test-taint --timeout 2400 debug
 known-bad	scripts/tests/known_bad_boot.sh
 "
 
