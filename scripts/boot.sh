@@ -26,7 +26,7 @@ usage: boot.sh [option...] FLAVOUR [-- QEMU-ARGUMENT...]
   --icount             guest time counts instructions; TCG, one CPU
   --allow-test-taint   the kernel may be tainted by TAINT_TEST
 
-Devices: edu ivshmem bochs nvme igb
+Devices: edu ivshmem bochs nvme igb e1000e
 END
 }
 
@@ -78,6 +78,7 @@ ivshmem	1af4:1110	ivshmem-plain,memdev=bar
 bochs	1234:1111	bochs-display,vgamem=64M
 nvme	1b36:0010	nvme,serial=lab,drive=disk
 igb	8086:10c9	igb
+e1000e	8086:10d3	e1000e,romfile=
 '
 qemu_args=(-object "memory-backend-ram,id=bar,size=1G,share=on"
 	-drive "if=none,id=disk,format=raw,file.driver=null-co,file.size=64M,file.read-zeroes=on")

@@ -26,6 +26,7 @@ bench		scripts/bench.sh
 commits		scripts/check-commits.sh
 mutants		scripts/mutants.sh
 configs		scripts/check-configs.sh
+kunit-i386	scripts/kunit-i386.sh
 kernel-debug	scripts/kernel.sh debug
 tests-debug	scripts/selftests.sh debug
 boot-debug	scripts/boot.sh --allow-test-taint --timeout 2400 debug
