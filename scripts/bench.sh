@@ -53,7 +53,7 @@ for kernel in "$stock" fast; do
 	name=${kernel##*/}
 	# The CPU of the numbers that are published, whatever it costs to emulate.
 	measure "$kernel" bench --icount --append transparent_hugepage_shmem=never
-	measure "$kernel" scaling
+	measure "$kernel" scaling --parallel
 	cat "$BUILD/run/"{bench,scaling}"-$name/numbers" > "$BUILD/run/bench-$name/all"
 done
 
