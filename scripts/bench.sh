@@ -23,8 +23,8 @@ export-close			1.05	stock
 delegated-fault-1-range		1.00	bar-fault-4k
 delegated-fault-4096-ranges	1.10	delegated-fault-1-range
 row-511-touches-fault		1.00	delegated-fault-1-range
-bar-two-threads			>0.85	stock
-delegated-two-threads		>0.85	stock:bar-two-threads
+bar-two-threads			>0.75	stock
+delegated-two-threads		>0.75	stock:bar-two-threads
 '
 
 "$LAB/scripts/tree.sh" --keep
