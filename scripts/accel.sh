@@ -46,16 +46,16 @@ if [ ! -e "$cache" ]; then
 	# Without an initramfs the kernel ends in a panic about its root, far
 	# enough to know that the firmware and the kernel run.
 	# (In a subshell, as bash would report a QEMU that aborts.)
+	status=0
 	( timeout --kill-after=2 "$LIMIT" "$binary" -M q35,kernel-irqchip=split -accel kvm \
 		-cpu max -m 512 -nodefaults -no-reboot -display none -serial "file:$log.serial" \
-		-kernel "$image" -append "console=ttyS0 panic=-1" < /dev/null ||
-	  true ) > "$log" 2>&1
+		-kernel "$image" -append "console=ttyS0 panic=-1" < /dev/null ) > "$log" 2>&1 || status=$?
 	if grep -q 'Unable to mount root\|No working init found' "$log.serial" 2> /dev/null; then
 		echo kvm > "$log.answer"
-	elif [ -s "$log" ]; then
-		echo "tcg KVM cannot run: $(head -n 1 "$log")" > "$log.answer"
-	else
+	elif [ "$status" = 124 ]; then
 		echo "tcg the guest showed no life under KVM in $LIMIT seconds" > "$log.answer"
+	else
+		echo "tcg KVM cannot run: $(head -n 1 "$log")" > "$log.answer"
 	fi
 	mv "$log.answer" "$cache"
 fi

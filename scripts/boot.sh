@@ -14,42 +14,43 @@ usage: boot.sh [option...] FLAVOUR [-- QEMU-ARGUMENT...]
 
   --plan FILE          what to run (default scripts/plans/all), one line per test:
                        DEVICE[+DEVICE] COLLECTION:TEST [ARGUMENT...]; "-" is no device
+  --shard I/N          only each Nth line of the plan, from the Ith on
+  --expected FILE      what each line must pass at least (for the default plan
+                       scripts/expected/FLAVOUR); "none" for no such check
   --out DIR            logs and verdict (default build/run/FLAVOUR-PLAN)
-  --timeout SECONDS    for the whole guest (default 900)
+  --timeout SECONDS    for the whole guest (default 3600)
   --test-timeout SECONDS   for each test (default: what its "settings" say)
-  --smp N              CPUs (default 2)
-  --memory MIB         (default 4096)
+  --kernel-id ID       what the kernel was built of, as kernel.sh notes it in .lab-tree
+                       (default: what build/linux has now)
   --cpu MODEL          (default max; with TCG without the instructions it is slow at,
                        so a measurement to be compared with others needs --cpu max)
   --append WORDS       more kernel command line
+  --env NAME=VALUE     for the tests; may be repeated
   --add FILE           one more program of the lab, for the plan's "lab:FILE"
   --icount             guest time counts instructions; TCG, one CPU
-  --parallel           with TCG let the CPUs run side by side, also where QEMU is too old
-                       for tests that take a device's memory away
-  --allow-test-taint   the kernel may be tainted by TAINT_TEST
 
 Devices: edu ivshmem bochs nvme igb e1000e
 END
 }
 
-plan=$LAB/scripts/plans/all out='' limit=900 test_limit='' cpus=2 memory=4096
-cpu='' append='' add=() icount=0 parallel=0 test_taint=0 flavour=''
+plan=$LAB/scripts/plans/all shard='' expected='' out='' limit=3600 test_limit=''
+kernel_id='' cpu='' append='' environment=() add=() icount=0 flavour=''
 while [ $# -gt 0 ]; do
 	case $1 in
-	--plan|--out|--timeout|--test-timeout|--smp|--memory|--cpu|--append|--add)
+	--plan|--shard|--expected|--out|--timeout|--test-timeout|--kernel-id|--cpu|--append|--env|--add)
 		[ $# -ge 2 ] || die "$1 needs a value" ;;&
 	--plan)		plan=$2; shift ;;
+	--shard)	shard=$2; shift ;;
+	--expected)	expected=$2; shift ;;
 	--out)		out=$2; shift ;;
 	--timeout)	limit=$2; shift ;;
 	--test-timeout)	test_limit=$2; shift ;;
-	--smp)		cpus=$2; shift ;;
-	--memory)	memory=$2; shift ;;
+	--kernel-id)	kernel_id=$2; shift ;;
 	--cpu)		cpu=$2; shift ;;
 	--append)	append=$2; shift ;;
+	--env)		environment+=("$2"); shift ;;
 	--add)		add+=("$2"); shift ;;
 	--icount)	icount=1 ;;
-	--parallel)	parallel=1 ;;
-	--allow-test-taint) test_taint=1 ;;
 	--help|-h)	usage; exit 0 ;;
 	--)		shift; break ;;
 	-*)		die "unknown option $1: see boot.sh --help" ;;
@@ -59,15 +60,40 @@ while [ $# -gt 0 ]; do
 	shift
 done
 [ -n "$flavour" ] || die "which kernel? See boot.sh --help"
+[[ $shard =~ ^([1-9][0-9]*/[1-9][0-9]*)?$ ]] || die "--shard $shard is not like 1/2"
+for word in "${environment[@]}"; do
+	[[ $word =~ ^[A-Z_]+=[A-Za-z0-9_.-]*$ ]] || die "--env $word is not like NAME=VALUE"
+done
 
 kernel=$BUILD/$flavour
 image=$kernel/arch/x86/boot/bzImage
-tests=$kernel/kselftest
-out=${out:-$BUILD/run/$flavour-$(basename "$plan")}
-[ -f "$image" ] || die "there is no $flavour kernel: run \"make kernel\" ($image is missing)"
-[ -f "$tests/run_kselftest.sh" ] || die "the $flavour kernel has no tests yet: run scripts/selftests.sh $flavour"
-[ -f "$plan" ] || die "there is no plan $plan"
+tests=$BUILD/kselftest
+out=${out:-$BUILD/run/${flavour##*/}-$(basename "$plan")${shard:+-${shard%/*}}}
+if [ -z "$expected" ] && [ "$plan" = "$LAB/scripts/plans/all" ]; then
+	expected=$LAB/scripts/expected/$flavour
+elif [ "$expected" = none ]; then
+	expected=
+fi
+[ -z "$expected" ] || [ -f "$expected" ] || die "there is no file $expected"
+[ -f "$image" ] || die "there is no $flavour kernel: run \"make kernel KERNEL=$flavour\" ($image is missing)"
+[ -f "$tests/run_kselftest.sh" ] || die "the tests are not built yet: run scripts/selftests.sh"
+[ -r "$plan" ] || die "there is no plan $plan"
 
+# A verdict about yesterday's kernel, or by yesterday's tests, is none.
+tests_id=$(tree_id "$TREE")
+[ "$(cat "$kernel/.lab-tree" 2> /dev/null)" = "${kernel_id:-$tests_id}" ] ||
+	die "the $flavour kernel was not built of what is in ${TREE#"$LAB"/} now: run \"make kernel KERNEL=$flavour\""
+[ "$(cat "$tests/.lab-tree" 2> /dev/null)" = "$tests_id" ] ||
+	die "the tests were not built of what is in ${TREE#"$LAB"/} now: run scripts/selftests.sh"
+
+if [ "$icount" = 1 ]; then
+	accel=icount
+else
+	accel=$("$LAB/scripts/accel.sh" "$image")
+fi
+if [ "$accel" = tcg ]; then
+	QEMU=$("$LAB/scripts/qemu.sh")
+fi
 QEMU=${QEMU:-qemu-system-x86_64}
 command -v "$QEMU" > /dev/null || die "$QEMU is not installed: run scripts/packages.sh"
 qemu_version=$("$QEMU" --version | sed -n '1s/.*version \([0-9]*\.[0-9]*\).*/\1/p')
@@ -80,7 +106,7 @@ edu	1234:11e8	edu,dma_mask=0xffffffffffffffff
 ivshmem	1af4:1110	ivshmem-plain,memdev=bar
 bochs	1234:1111	bochs-display,vgamem=64M
 nvme	1b36:0010	nvme,serial=lab,drive=disk
-igb	8086:10c9	igb
+igb	8086:10c9	igb,romfile=
 e1000e	8086:10d3	e1000e,romfile=
 '
 qemu_args=(-object "memory-backend-ram,id=bar,size=1G,share=on"
@@ -105,7 +131,11 @@ done <<< "$devices" > "$out/devices"
 
 # The plan without its comments; a test of no collection is one of the lab.
 sed -e 's/#.*//' "$plan" |
-	awk 'NF { if (NF > 1 && $2 !~ /:/) $2 = "lab:" $2; $1 = $1; print }' > "$out/plan"
+	awk -v shard="${shard:-1/1}" 'BEGIN { split(shard, part, "/") }
+		NF && ++n % part[2] == part[1] % part[2] {
+			if (NF > 1 && $2 !~ /:/) $2 = "lab:" $2
+			$1 = $1; print
+		}' > "$out/plan"
 [ -s "$out/plan" ] || die "the plan $plan has nothing to run"
 {
 	cat "$tests/kselftest-list.txt"
@@ -120,18 +150,35 @@ while read -r where test _; do
 			die "the plan $plan asks for a device the lab does not have: \"$name\""
 	done
 	grep -qxF "$test" "$out/tests" ||
-		die "the plan $plan asks for $test, which is not among the tests of the $flavour kernel: build its collection with scripts/selftests.sh"
+		die "the plan $plan asks for $test, which is not among the tests: build its collection with scripts/selftests.sh"
 done < "$out/plan"
 cut -d' ' -f1 "$out/plan" | tr + '\n' | sort -u |
 	{ grep -xFf <(awk '$2 != "-" { print $1 }' "$out/devices") || true; } > "$out/bind"
 
-lockdep=0
-! grep -qx CONFIG_PROVE_LOCKING=y "$kernel/.config" || lockdep=1
+# Nobody has to remember to add a new test to the plan.
+if [ "$plan" = "$LAB/scripts/plans/all" ]; then
+	missing=$(grep '^vfio:' "$out/tests" | grep -vxF "$(awk '{ print $2 }' "$plan")" || true)
+	[ -z "$missing" ] || die "there are tests in no line of $plan: ${missing//$'\n'/ }"
+fi
+
+has()
+{
+	if grep -qx "CONFIG_$1=y" "$kernel/.config"; then echo 1; else echo 0; fi
+}
+lockdep=$(has PROVE_LOCKING)
+kmemleak=$(has DEBUG_KMEMLEAK)
+# KUnit taints the kernel with TAINT_TEST.
 cat > "$out/conf" << END
 TEST_TIMEOUT=$test_limit
 LOCKDEP=$lockdep
-ALLOW_TEST_TAINT=$test_taint
+KMEMLEAK=$kmemleak
+ALLOW_TEST_TAINT=$(has KUNIT)
 END
+# One CPU cannot race: that the races run at all is enough.
+[ "$accel" != icount ] || environment=(VFIO_SELFTESTS_RACE_ROUNDS=5 "${environment[@]}")
+for word in "${environment[@]}"; do
+	echo "export $word"
+done >> "$out/conf"
 
 pack()
 {
@@ -147,6 +194,8 @@ pack()
 	for file in "$LAB/scripts/guest/"{timeout,ktap.awk} "$out"/{conf,devices,bind,plan}; do
 		echo "file /lab/$(basename "$file") $file 0755 0 0"
 	done
+	(cd "$kernel/root" && find lib -type d -printf 'dir /%p 0755 0 0\n') | sort
+	find "$kernel/root/lib" -type f -printf 'file /lib/%P %p 0644 0 0\n'
 	find -H "$tests" -printf '%y %P %p\n' | sort | while read -r type path file; do
 		case $type:$path in
 		d:*)	[ -n "$file" ] || path=''
@@ -163,29 +212,21 @@ pack > "$out/initramfs.list"
 "$kernel/usr/gen_init_cpio" "$out/initramfs.list" > "$out/initramfs.cpio"
 
 # 1 GiB is the RAM of the ivshmem device, the rest is for QEMU itself.
+memory=4096
 need=$((memory + 1024 + 512))
 have=$(awk '$1 == "MemAvailable:" { print int($2 / 1024) }' /proc/meminfo)
 [ "$have" -ge "$need" ] ||
-	die "the guest needs $need MiB of memory and this machine has $have MiB available: free some or give --memory"
+	die "the guest needs $need MiB of memory and this machine has $have MiB available: free some"
 
-if [ "$icount" = 1 ]; then
-	cpus=1 accel=icount
-	qemu_args+=(-icount 'shift=0,sleep=off' -accel 'tcg,thread=single')
-else
-	accel=$("$LAB/scripts/accel.sh" "$image")
-	case $accel in
-	kvm)	qemu_args+=(-accel kvm) ;;
-	tcg)	# A QEMU before 8.2 can lose what a CPU writes to its APIC while
-		# another CPU changes which BARs are there.  Without the end of a
-		# timer interrupt a CPU gets no more of them: vector 236 is in ISR
-		# and IRR for ever.  In one thread they take turns.
-		threads=single
-		if [ "$parallel" = 1 ] || [ "$(printf '%s\n' 8.2 "$qemu_version" | sort -V | head -n 1)" = 8.2 ]; then
-			threads=multi
-		fi
-		qemu_args+=(-accel "tcg,thread=$threads") ;;
-	esac
-fi
+iommu=intel-iommu,intremap=on,caching-mode=on
+x2apic=false
+case $accel in
+icount)	qemu_args+=(-smp 1 -icount 'shift=0,sleep=off' -accel 'tcg,thread=single') ;;
+kvm)	qemu_args+=(-smp 2 -accel kvm) ;;
+tcg)	qemu_args+=(-smp 2 -accel 'tcg,thread=multi')
+	x2apic=true
+	iommu+=,eim=on ;;
+esac
 
 cmdline=(console=ttyS0 ignore_loglevel printk.devkmsg=on intel_iommu=on panic=-1 oops=panic
 	hugepagesz=1G hugepages=1 hugepagesz=2M hugepages=64
@@ -193,8 +234,11 @@ cmdline=(console=ttyS0 ignore_loglevel printk.devkmsg=on intel_iommu=on panic=-1
 	transparent_hugepage_shmem=always)
 
 # TCG does "rep stosb" byte by byte: clearing a page costs eight times as much
-# with ERMS, and a 1 GiB page many seconds.
-[ "$accel" = kvm ] || cpu=${cpu:-max,-erms,-fsrm}
+# with ERMS, and a 1 GiB page many seconds.  With LA57 KASAN reports one false
+# positive while a CPU is identified.
+[ "$accel" = kvm ] || cpu=${cpu:-max,-erms,-fsrm,-la57}
+cpu=${cpu:-max}
+[ "$x2apic" = false ] || cpu+=,+x2apic
 
 # One line per finished test, with the time since the start.
 progress()
@@ -221,7 +265,7 @@ say "booting the $flavour kernel with $(basename "$plan") ($accel, logs: $out)"
 started=$SECONDS
 # A hang ends at the limit, and so does QEMU where this script is killed.
 timeout --kill-after=5 "$limit" "$QEMU" -M q35,kernel-irqchip=split \
-	-device intel-iommu,intremap=on,caching-mode=on -cpu "${cpu:-max}" -smp "$cpus" -m "$memory" \
+	-device "$iommu" -cpu "$cpu" -m "$memory" \
 	-nodefaults -no-reboot -display none \
 	-serial "file:$out/console.log" -serial "file:$out/ktap.log" \
 	"${qemu_args[@]}" -kernel "$image" -initrd "$out/initramfs.cpio" -append \
@@ -235,7 +279,9 @@ wait "$qemu" || status=$?
 qemu=
 wait
 cat > "$out/run.json" << END
-{"kernel": "$flavour", "accel": "$accel", "seconds": $((SECONDS - started)),
- "qemu_status": $status, "timeout": $limit, "lockdep": $lockdep}
+{"kernel": "$flavour", "accel": "$accel", "qemu": "$qemu_version", "seconds": $((SECONDS - started)),
+ "qemu_status": $status, "timeout": $limit, "lockdep": $lockdep, "kmemleak": $kmemleak,
+ "x2apic": $x2apic}
 END
-exec "$LAB/scripts/verdict.py" --tree "$TREE" "$out"
+exec "$LAB/scripts/verdict.py" --tree "$TREE" \
+	${expected:+--expected "$expected"} ${shard:+--part} "$out"

@@ -1,86 +1,181 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# make check: every check of the project, from cheap to dear.  The last line is
-# "N passed, N failed, N skipped"; the exit code says whether all is well.
+# make check: every check of the project.  The last line is "N passed, N failed, N
+# skipped"; the exit code says whether all is well.
 #
-# check.sh NAME... runs only the checks so named; "check.sh --list" names them.
+# check.sh NAME... runs only the checks so named and what they need; "check.sh
+# --list" names them.  CHECK_JOBS says how many run side by side.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# Name and command, in the order in which they run.  A check tells its results
-# either as TAP lines, or as a verdict's last line, or as its exit code alone.
+# Name, how it tells its results, what it needs, and the command.
+#
+# It tells them as TAP lines (tap), by a verdict's last line (verdict), or by its
+# exit code alone (exit).  Of what it needs, a check behind "~" has only to be over,
+# as both use the same work tree.  What is long comes first where it has the choice.
 checks="
-shellcheck	scripts/check-shell.sh
-spdx		scripts/check-spdx.sh
-codespell	codespell -L iput --skip=./build,./.git,./COPYING,./series,./scripts/tests/logs
-series		bats --tap scripts/tests/series.bats
-tree		scripts/tree.sh
-verdict		python3 scripts/tests/verdict_test.py
-mails		scripts/check-mails.sh
-kernel-fast	scripts/kernel.sh fast
-tests-fast	scripts/selftests.sh fast
-boot-fast	scripts/boot.sh --icount fast
-bench		scripts/bench.sh
-commits		scripts/check-commits.sh
-mutants		scripts/mutants.sh
-configs		scripts/check-configs.sh
-kunit-i386	scripts/kunit-i386.sh
-kernel-debug	scripts/kernel.sh debug
-tests-debug	scripts/selftests.sh debug
-boot-debug	scripts/boot.sh --allow-test-taint --timeout 2400 debug
-known-bad	scripts/tests/known_bad_boot.sh
+shellcheck	tap	-			scripts/check-shell.sh
+spdx		tap	-			scripts/check-spdx.sh
+codespell	exit	-			codespell -L iput --skip=./build,./.git,./COPYING,./series,./scripts/tests/logs
+series		tap	-			bats --tap scripts/tests/series.bats
+tree		exit	-			scripts/tree.sh
+verdict		exit	tree			python3 scripts/tests/verdict_test.py
+kernel-fast	exit	tree			scripts/kernel.sh fast
+tests		exit	tree			scripts/selftests.sh
+readme		tap	tests			scripts/check-readme.sh
+kernel-debug	exit	kernel-fast		scripts/kernel.sh debug
+boot-fast	verdict	kernel-fast,tests	scripts/boot.sh --icount fast
+mails		tap	tree			scripts/check-mails.sh
+kernel-stock	exit	kernel-fast		scripts/stock.sh
+boot-debug-1	verdict	kernel-debug,tests	scripts/boot.sh --shard 1/2 debug
+boot-debug-2	verdict	kernel-debug,tests	scripts/boot.sh --shard 2/2 debug
+commits		tap	kernel-stock		scripts/check-commits.sh
+bench		tap	kernel-stock,tests	scripts/bench.sh
+kunit-i386	tap	~commits,tree		scripts/kunit-i386.sh
+mutants		tap	~kunit-i386,kernel-fast,tests	scripts/mutants.sh
+known-bad	exit	kernel-debug,tests	scripts/tests/known_bad_boot.sh
 "
+log=$BUILD/log/check
 
-if [ "${1:-}" = --list ]; then
+# Field $2 of check $1; the command is all from the fourth on.
+field()
+{
+	awk -v name="$1" -v n="$2" '$1 == name {
+		if (n < 4) { print $n; exit }
+		for (i = 1; i < n; i++)
+			sub(/^[^\t]+\t+/, "")
+		print; exit }' <<< "$checks"
+}
+
+# What check $1 needs, and with $2 also what it must come after
+needs()
+{
+	field "$1" 3 | tr , '\n' | sed -e '/^-$/d' -e "${2:-/^~/d}"
+}
+
+# Run one check, and leave "PASSED FAILED SKIPPED SECONDS" in its file.
+one()
+{
+	local name=$1 kind command start=$SECONDS rc=0 p f s
+
+	kind=$(field "$name" 2)
+	read -ra command <<< "$(field "$name" 4)"
+	echo "$name" > "$log/$name.running"
+	"${command[@]}" < /dev/null > "$log/$name.log" 2>&1 || rc=$?
+
+	p=$(grep -cE '^ok\b' "$log/$name.log" || true)
+	f=$(grep -cE '^not ok\b' "$log/$name.log" || true)
+	s=$(grep -cE '^ok\b.*# SKIP\b' "$log/$name.log" || true)
+	p=$((p - s))
+	case $kind in
+	exit)	p=1 f=0 s=0 ;;
+	verdict)
+		p=0 f=0 s=0
+		if [[ $(tail -n 1 "$log/$name.log") =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed,\ ([0-9]+)\ skipped$ ]]; then
+			p=${BASH_REMATCH[1]} f=${BASH_REMATCH[2]} s=${BASH_REMATCH[3]}
+		fi ;;
+	esac
+	# A check that fails must not go uncounted, whatever it printed, and one that
+	# looked at nothing has not passed anything.
+	if [ "$f" -eq 0 ] && { [ "$rc" -ne 0 ] || [ $((p + s)) -eq 0 ]; }; then
+		[ "$rc" -ne 0 ] || echo "This check looked at nothing." >> "$log/$name.log"
+		f=1
+		[ "$kind" != exit ] || p=0
+	fi
+	echo "$p $f $s $((SECONDS - start))" > "$log/$name.result"
+	rm "$log/$name.running"
+	(
+		flock 9
+		printf '\n=== %s\n' "$name"
+		cat "$log/$name.log"
+		printf '=== %s: %d passed, %d failed, %d skipped, %d s\n' \
+			"$name" "$p" "$f" "$s" $((SECONDS - start))
+	) 9> "$log/lock"
+	[ "$f" -eq 0 ]
+}
+
+case ${1:-} in
+--list)
 	awk 'NF { print $1 }' <<< "$checks"
-	exit
-fi
+	exit ;;
+--one)
+	cd "$LAB"
+	one "$2"
+	exit ;;
+esac
+names=("$@")
 for name in "$@"; do
-	grep -q "^$name	" <<< "$checks" || die "there is no check \"$name\": see --list"
+	[ -n "$(field "$name" 1)" ] || die "there is no check \"$name\": see --list"
 done
+if [ $# -eq 0 ]; then
+	mapfile -t names < <(awk 'NF { print $1 }' <<< "$checks")
+else
+	for ((i = 0; i < ${#names[@]}; i++)); do
+		while read -r name; do
+			[[ " ${names[*]} " == *" $name "* ]] || names+=("$name")
+		done < <(needs "${names[i]}")
+	done
+fi
 
 "$LAB/scripts/packages.sh"
-cd "$LAB"
-passed=0 failed=0 skipped=0 broken=()
-mkdir -p build/log/check
+mkdir -p "$log"
+rm -f "$log"/*
+# Guests wait for their devices, and many run on one CPU; a guest takes 6 GiB.
+memory=$(awk '$1 == "MemAvailable:" { print int($2 / 1024 / 1024) }' /proc/meminfo)
+jobs=$((memory < 9 ? 1 : memory < 15 ? 2 : 3))
+{
+	echo ".PHONY: ${names[*]}"
+	echo "all: ${names[*]}"
+	for name in "${names[@]}"; do
+		echo "$name: $(needs "$name" | paste -sd' ')"
+		printf '\t@+%s --one %s\n' "$LAB/scripts/check.sh" "$name"
+		for after in $(needs "$name" '/^~/!d;s/^~//'); do
+			[[ " ${names[*]} " != *" $after "* ]] || after_all+="$name: | $after"$'\n'
+		done
+	done
+} > "$log/make"
+printf '%s' "${after_all:-}" >> "$log/make"
 
-while IFS=$'\t' read -r name command; do
-	[ -n "$name" ] || continue
-	[ $# -eq 0 ] || [[ " $* " == *" $name "* ]] || continue
-	log=build/log/check/$name.log
-	start=$SECONDS rc=0
-	printf '\n=== %s\n' "$name"
-	# shellcheck disable=SC2086 # the table's commands are lists of words
-	$command < /dev/null 2>&1 | tee "$log" || rc=$?
-
-	p=$(grep -cE '^ok\b' "$log" || true)
-	f=$(grep -cE '^not ok\b' "$log" || true)
-	s=$(grep -cE '^ok\b.*# SKIP\b' "$log" || true)
-	p=$((p - s))
-	if [[ $(tail -n 1 "$log") =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed,\ ([0-9]+)\ skipped$ ]]; then
-		p=${BASH_REMATCH[1]} f=${BASH_REMATCH[2]} s=${BASH_REMATCH[3]}
-	elif [ $((p + f + s)) -eq 0 ] && [ "$rc" -eq 0 ]; then
-		p=1
+started=$SECONDS rc=0
+env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS \
+	make -k -j"${CHECK_JOBS:-$jobs}" --no-print-directory -f "$log/make" all 2> "$log/make.log" &
+pid=$!
+shown=$SECONDS
+while kill -0 "$pid" 2> /dev/null; do
+	sleep 1
+	if [ $((SECONDS - shown)) -ge 60 ]; then
+		shown=$SECONDS
+		(
+			flock 9
+			for file in "$log"/*.running; do
+				[ -e "$file" ] || continue
+				name=$(basename "$file" .running)
+				printf '    %4d s, %s: %.90s\n' $((SECONDS - started)) "$name" \
+					"$(tail -n 1 "$log/$name.log" 2> /dev/null)"
+			done
+		) 9> "$log/lock"
 	fi
-	# A check that fails must not go uncounted, whatever it printed.
-	if [ "$rc" -ne 0 ] && [ "$f" -eq 0 ]; then
-		f=1
-	fi
-	[ "$f" -eq 0 ] || broken+=("$name ($log)")
-	printf '=== %s: %d passed, %d failed, %d skipped, %d s\n' \
-		"$name" "$p" "$f" "$s" $((SECONDS - start))
-	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
-	case $name in
-	# Nothing after these can tell anything without them.
-	tree|kernel-*|tests-*)	[ "$f" -eq 0 ] || break ;;
-	esac
-done <<< "$checks"
-
-echo
-for name in "${broken[@]}"; do
-	echo "failed: $name"
 done
+wait "$pid" || rc=$?
+
+passed=0 failed=0 skipped=0
+printf '\n%-14s %8s %8s %8s %8s\n' check passed failed skipped seconds
+for name in "${names[@]}"; do
+	if ! read -r p f s seconds < "$log/$name.result" 2> /dev/null; then
+		# What it needs has failed.
+		p=0 f=1 s=0 seconds=-
+	fi
+	printf '%-14s %8s %8s %8s %8s%s\n' "$name" "$p" "$f" "$s" "$seconds" \
+		"$([ "$f" -eq 0 ] || echo "   FAILED, see ${log#"$LAB"/}/$name.log")"
+	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+done
+if [ "$rc" -ne 0 ] && [ "$failed" -eq 0 ]; then
+	cat "$log/make.log"
+	failed=1
+fi
+echo
+echo "In $(((SECONDS - started + 59) / 60)) minutes:"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

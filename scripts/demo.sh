@@ -9,14 +9,16 @@ set -euo pipefail
 "$LAB/scripts/packages.sh"
 "$LAB/scripts/tree.sh" --keep
 "$LAB/scripts/kernel.sh" fast
-"$LAB/scripts/selftests.sh" fast
-"$LAB/scripts/boot.sh" --plan "$LAB/scripts/plans/demo" --out "$BUILD/run/demo" fast \
-	> "$BUILD/log/demo.log" || { cat "$BUILD/log/demo.log"; exit 1; }
-printf '\nEDU, driven from userspace through vfio:\n\n'
-sed -n 's/^  \(# \|\(not \)\{0,1\}ok \)/  &/p' "$BUILD/run/demo/ktap.log" | grep -v 'Subtest:'
-printf '\nThe kernel'\''s own vfio kselftests:\n\n'
-
+"$LAB/scripts/selftests.sh"
 # Without KVM, virtual time that skips what the guest sleeps through is faster.
 time=()
 [ "$("$LAB/scripts/accel.sh" 2> /dev/null)" = kvm ] || time=(--icount)
-"$LAB/scripts/boot.sh" "${time[@]}" fast
+
+mkdir -p "$BUILD/log"
+"$LAB/scripts/boot.sh" "${time[@]}" --plan "$LAB/scripts/plans/demo" --out "$BUILD/run/demo" fast \
+	> "$BUILD/log/demo.log" || { cat "$BUILD/log/demo.log"; exit 1; }
+printf '\nEDU, driven from userspace through vfio:\n\n'
+sed -n 's/^  \(# \|\(not \)\{0,1\}ok \)/  &/p' "$BUILD/run/demo/ktap.log" | grep -v 'Subtest:'
+printf '\nThe kernel'\''s own vfio kselftests, on that device and on one whose BAR is memory:\n\n'
+"$LAB/scripts/boot.sh" "${time[@]}" --plan "$LAB/scripts/plans/quick" \
+	--expected "$LAB/scripts/expected/fast" fast

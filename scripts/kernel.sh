@@ -14,15 +14,11 @@ flavour=${1:-fast}
 source=${2:-$TREE}
 out=${3:-$BUILD/$flavour}
 
-# The options a user of the vfio kselftests needs are those of the series, also
-# for the commits before it brings them.
-fragments=("$LAB/scripts/config/fast.config"
-	"$LAB"/tools/testing/selftests/vfio/config{,.x86_64})
 case $flavour in
-fast)	;;
-debug)	fragments+=("$LAB/scripts/config/debug.config") ;;
+fast|debug)	;;
 *)	die "no kernel flavour \"$flavour\": there are fast and debug" ;;
 esac
+mapfile -t fragments < <(kernel_fragments "$flavour")
 
 kmake()
 {
@@ -32,7 +28,17 @@ kmake()
 need_disk 6
 mkdir -p "$out"
 
+wanted=$(config_wanted "${fragments[@]}")
+id=$(tree_id "$source")
+if [ "$(cat "$out/.lab-tree" 2> /dev/null)" = "$id" ] &&
+   [ "$(cat "$out/.lab-config" 2> /dev/null)" = "$wanted" ]; then
+	exit 0
+fi
+# What is built is named last, so that half a build is of no tree.
+rm -f "$out/.lab-tree"
 configure "$flavour" "$source" "$out" "${fragments[@]}"
 configured "$flavour" "$out" "${fragments[@]}"
-with_progress "building the $flavour kernel" "$BUILD/log/kernel-$flavour.log" \
-	kmake ${KERNEL_WARNINGS:+W=$KERNEL_WARNINGS} bzImage modules
+with_progress "building the $flavour kernel" "$BUILD/log/kernel-${out##*/}.log" kmake bzImage modules
+rm -rf "$out/root"
+kmake -s modules_install INSTALL_MOD_PATH="$out/root" > "$BUILD/log/modules-${out##*/}.log"
+echo "$id" > "$out/.lab-tree"

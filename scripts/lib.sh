@@ -42,6 +42,19 @@ kgit()
 		git -C "$TREE" -c core.hooksPath=/dev/null -c gc.auto=0 "$@"
 }
 
+# One value for what lies in the work tree of kernel $1, committed or not.
+tree_id()
+{
+	local index id
+
+	index=$(mktemp)
+	cp "$(git -C "$1" rev-parse --path-format=absolute --git-path index)" "$index"
+	id=$(GIT_INDEX_FILE=$index git -C "$1" -c core.hooksPath=/dev/null add -A &&
+	     GIT_INDEX_FILE=$index git -C "$1" write-tree)
+	rm -f "$index"
+	echo "$id"
+}
+
 # Run a long command, log to $2 and show a line with $1 every 20 seconds.
 with_progress()
 {
@@ -62,7 +75,9 @@ with_progress()
 	done
 	wait "$pid" || rc=$?
 	if [ "$rc" -ne 0 ]; then
-		tail -n 25 "$log" >&2
+		# What went wrong first, not the compiler's command lines around it.
+		{ grep -nE -m 8 '(\b[Ee]rror\b|ERROR|\*\*\*|not found|undefined|^E: )' "$log" ||
+			tail -n 8 "$log"; } | cut -c1-200 >&2
 		die "$what failed; the whole log is $log"
 	fi
 }

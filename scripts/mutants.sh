@@ -6,20 +6,19 @@
 # each of scripts/mutants/*.patch.  Before its diff a mutant says
 #
 #	Breaks: the promise, in a line
+#	Kernel: the flavour that is to notice; "fast" where it does not say
 #	Plan: a line for boot.sh's plan, with what is to notice; may be repeated
-#	Killed-by: the test case that must fail, or "panic"; may be repeated
-#
-# "panic" is the word for a kernel that must die in a test of the plan.
+#	Killed-by: the test case that must fail; "panic", for a kernel that must die
+#		in a test of the plan; or "splat REGEX", for what the console must be
+#		red about; may be repeated
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 mutants=$LAB/scripts/mutants
-src=$BUILD/walk/linux
-out=$BUILD/walk/fast
+work=$BUILD/mutants
 runs=$BUILD/run/mutants
-# What boots.  While it does, the next one can be built in $out.
-kernel=walk/mutant
+log=$BUILD/log/mutants
 
 declare -A file
 names=()
@@ -27,6 +26,15 @@ names=()
 field()
 {
 	sed -n -e "s/^$2: *//p" -e '/^diff /q' "${file[$1]}"
+}
+
+# The kernel of mutant $1
+flavour()
+{
+	local flavour
+
+	flavour=$(field "$1" Kernel)
+	echo "${flavour:-fast}"
 }
 
 [ $# -gt 0 ] || set -- "$mutants"/*.patch
@@ -42,6 +50,33 @@ for mutant in "$@"; do
 			die "the mutant $name has no \"$field:\" before its diff"
 	done
 done
+mapfile -t flavours < <(for name in "${names[@]}"; do flavour "$name"; done | sort -ru)
+
+# What is broken is a copy, which this process sees in the place of build/linux and
+# of what was built of it: at the same paths nothing has to be built twice.
+if [ -z "${LAB_MUTANTS:-}" ]; then
+	"$LAB/scripts/tree.sh" --keep
+	for flavour in "${flavours[@]}"; do
+		"$LAB/scripts/kernel.sh" "$flavour"
+	done
+	"$LAB/scripts/selftests.sh"
+	need_disk 6
+	rm -rf "$work"
+	mkdir -p "$work/upper"
+	say "copying what is to be broken"
+	# git replaces what it changes, so hard links are copies enough.
+	cp -al "$TREE" "$work/linux"
+	for flavour in "${flavours[@]}"; do
+		cp -a --reflink=auto "$BUILD/$flavour" "$work/$flavour"
+	done
+	user=()
+	[ "$(id -u)" -eq 0 ] || user=(--user --map-root-user)
+	LAB_MUTANTS=1 exec unshare "${user[@]}" --mount "$0" "${file[@]}"
+fi
+for directory in linux "${flavours[@]}"; do
+	mount --bind "$work/$directory" "$BUILD/$directory"
+done
+mkdir -p "$log"
 
 failed=0
 # not_ok WHAT: with its reasons on stdin
@@ -52,176 +87,141 @@ not_ok()
 	failed=1
 }
 
-# Have the kernel of one mutant, or of "control", in $out.
+# Build mutant $2, or "control", of flavour $1, and have it in $work/boot-$2.
 build()
 {
-	local name=$1 why
+	local flavour=$1 name=$2 boot=$work/boot-$2 rc=0
 
-	"$LAB/scripts/walk.sh" "$head"
-	if [ "$name" != control ] && ! why=$(kgit apply "${file[$name]}" 2>&1); then
-		not_ok "applies: $name" <<< "$why"
+	if [[ $name != control-* ]] && ! kgit apply "${file[$name]}" > "$log/$name.log" 2>&1; then
+		not_ok "applies: $name" < "$log/$name.log"
 		return 1
 	fi
-	if ! KERNEL_WARNINGS='' "$LAB/scripts/kernel.sh" fast "$src" "$out" > /dev/null; then
-		not_ok "builds: $name" <<< "see $BUILD/log/kernel-fast.log"
+	"$LAB/scripts/kernel.sh" "$flavour" > "$log/$name.log" 2>&1 || rc=$?
+	[[ $name == control-* ]] || kgit apply -R "${file[$name]}"
+	if [ "$rc" -ne 0 ]; then
+		not_ok "builds: $name" < <(tail -n 12 "$log/$name.log")
 		return 1
 	fi
+	rm -rf "$boot"
+	mkdir -p "$boot/arch/x86/boot" "$boot/usr"
+	cp "$BUILD/$flavour/arch/x86/boot/bzImage" "$boot/arch/x86/boot"
+	cp "$BUILD/$flavour/usr/gen_init_cpio" "$boot/usr"
+	cp -r "$BUILD/$flavour"/{.config,.lab-tree,root} "$boot"
 }
 
-boot='' booted=''
-# Boot what was built last, with the plan of mutants $2...; finish() waits for it.
+# pid and flavour of what boots, by name, in the order of the start
+declare -A pid
+booting=()
+
+# Boot what was built for $1 with the plan of mutants $2...
 start()
 {
-	local name=$1 dir=$runs/$1 mutant
+	local name=$1 dir=$runs/$1 mutant time=()
 	shift
 
-	mkdir -p "$dir" "$BUILD/$kernel/arch/x86/boot"
-	cp "$out/arch/x86/boot/bzImage" "$BUILD/$kernel/arch/x86/boot"
+	mkdir -p "$dir"
 	rm -f "$dir/summary.json"
 	for mutant in "$@"; do
 		field "$mutant" Plan
-	done | awk '!seen[$0]++' > "$dir/$name"
-	# Seconds of this machine, and of the guest, whose clock does not wait where
-	# it is idle.  Most need a fraction, but a mutant may well hang.
-	"$LAB/scripts/boot.sh" --icount --timeout 300 --test-timeout 600 \
-		--plan "$dir/$name" --out "$dir" "$kernel" > "$dir/boot.log" 2>&1 &
-	boot=$! booted=$name
+	done | awk '!seen[$0]++' > "$dir/plan-of-$name"
+	# One CPU, and time that does not wait, where the kernel need not race.
+	[ "$(flavour "$1")" = debug ] || time=(--icount)
+	# Seconds of this machine, and of the guest.  Most need a fraction, but a mutant
+	# may well hang.
+	"$LAB/scripts/boot.sh" "${time[@]}" --timeout 600 --test-timeout 900 \
+		--kernel-id "$(cat "$work/boot-$name/.lab-tree")" --expected none \
+		--plan "$dir/plan-of-$name" --out "$dir" "mutants/boot-$name" > "$dir/boot.log" 2>&1 &
+	pid[$name]=$!
+	booting+=("$name")
 }
 
 # judge RUN ok|killed MUTANT: print what speaks against it.
 judge()
 {
-	local dir=$runs/$1
+	local dir=$runs/$1 plan killers
 
+	mapfile -t plan < <(field "$3" Plan)
+	mapfile -t killers < <(field "$3" Killed-by)
 	if [ ! -s "$dir/summary.json" ]; then
 		echo "the boot did not come to a verdict:"
 		tail -n 5 "$dir/boot.log"
 		return
 	fi
-	PLAN=$(field "$3" Plan) KILLERS=$(field "$3" Killed-by) python3 - "$dir" "$2" << 'END'
-import json, os, re, sys
-from pathlib import Path
-
-run, wanted = Path(sys.argv[1]), sys.argv[2]
-summary = json.loads((run / 'summary.json').read_text())
-failures = {f'{row["device"]} {row["name"]}'.removeprefix('- '): row['failures']
-            for row in summary['tests']}
-whole = failures['run as a whole']
-killers = os.environ['KILLERS'].split('\n')
-plan = []
-for line in os.environ['PLAN'].split('\n'):
-    device, test, *args = line.split()
-    plan.append(' '.join([device, test.split(':', 1)[-1], *args]).removeprefix('- '))
-
-# What the log says about the test cases of each line of the plan
-results, row = {}, ''
-for line in (run / 'ktap.log').read_text(errors='replace').splitlines():
-    if line.startswith('# lab: start='):
-        row = line.removeprefix('# lab: start=')
-    elif match := re.fullmatch(r' +((?:not )?ok) \d+ (\S+)( # SKIP.*)?', line):
-        results[row, match[2]] = 'skipped' if match[3] else match[1]
-
-
-def check_cases(want):
-    for case in killers:
-        found = {results.get((row, case), 'not in the log') for row in plan}
-        if want not in found:
-            yield f'{case}: is {" and ".join(sorted(found))}'
-
-
-def check_panic():
-    if not any(why.startswith('kernel panic') for why in whole):
-        yield 'the kernel did not die'
-    elif not any('did not finish' in failures.get(row, ()) for row in plan):
-        yield 'the kernel died, but not in a test of the plan'
-
-
-problems = []
-if wanted == 'ok':
-    # The whole has been found green.  Here it is to be worth something.
-    problems += check_cases('ok') if killers != ['panic'] else []
-elif killers == ['panic']:
-    problems += check_panic()
-else:
-    problems += check_cases('not ok')
-    problems += whole
-    # Another reason than a test case that failed
-    for row in plan:
-        problems += [f'{row}: {why}' for why in failures.get(row, ['not in the verdict'])
-                     if (row, why.split(': ')[0]) not in results]
-print(*problems, sep='\n', end='\n' if problems else '')
-END
+	"$LAB/scripts/mutant_verdict.py" "$dir" "$2" --plan "${plan[@]}" --killed-by "${killers[@]}" ||
+		echo "mutant_verdict.py could not judge it"
 }
 
-# Wait for the boot, and say what came out.
+# Wait until at most $1 guests run, and say what came out of the others.
 finish()
 {
-	local name=$booted green=1 why mutant
+	local name green why mutant
 
-	[ -n "$boot" ] || return 0
-	wait "$boot" || green=0
-	boot=''
-	if [ "$name" = control ]; then
+	while [ "${#booting[@]}" -gt "$1" ]; do
+		name=${booting[0]}
+		booting=("${booting[@]:1}")
+		green=1
+		wait "${pid[$name]}" || green=0
+		rm -rf "$work/boot-$name"
+		if [[ $name == control-* ]]; then
+			why=
+			if [ "$green" = 0 ]; then
+				why=$(tail -n 25 "$runs/$name/boot.log")
+			else
+				for mutant in "${names[@]}"; do
+					[ "$(flavour "$mutant")" != "${name#control-}" ] ||
+						why+=$(judge "$name" ok "$mutant")
+				done
+			fi
+			if [ -n "$why" ]; then
+				not_ok "$name: without a mutant all of the tests pass" <<< "$why"
+				# All that follows would mean nothing.
+				exit 1
+			fi
+			echo "ok - $name: without a mutant all of the tests pass"
+			continue
+		fi
 		if [ "$green" = 1 ]; then
-			why=$(for mutant in "${names[@]}"; do
-				judge control ok "$mutant" || exit 1
-			done)
-		else
-			why=$(tail -n 25 "$runs/control/boot.log")
+			not_ok "survived: $name" <<< "breaks: $(field "$name" Breaks)"
+			continue
 		fi
-		if [ -n "$why" ]; then
-			not_ok "control: without a mutant all of the tests pass" <<< "$why"
-			# All that follows would mean nothing.
-			exit 1
-		fi
-		echo "ok - control: without a mutant all of the tests pass"
-	elif [ "$green" = 1 ]; then
-		not_ok "survived: $name" <<< "breaks: $(field "$name" Breaks)"
-	else
 		why=$(judge "$name" killed "$name")
 		if [ -n "$why" ]; then
 			not_ok "survived: $name, and what is red is something else" <<< "$why"
 		else
 			echo "ok - killed: $name (by $(field "$name" Killed-by | paste -sd' '))"
 		fi
-	fi
+	done
 }
 
 cleanup()
 {
 	trap '' INT TERM HUP
-	if [ -n "$boot" ]; then
-		kill "$boot" 2> /dev/null || true
-		wait "$boot" || true
-	fi
-	# The tree is the series again, and newer than the objects of a mutant.
-	"$LAB/scripts/walk.sh" "$head"
+	local name
+	for name in "${booting[@]}"; do
+		kill "${pid[$name]}" 2> /dev/null || true
+	done
+	wait
 }
-
-"$LAB/scripts/tree.sh" --keep
-head=$(kgit rev-parse series)
 trap cleanup EXIT
 trap 'exit 130' INT TERM HUP
-"$LAB/scripts/walk.sh" "$head"
-LAB_TREE=$src "$LAB/scripts/selftests.sh" walk/fast
-mkdir -p "$BUILD/$kernel"
-ln -sfn ../fast/{.config,kselftest,usr} "$BUILD/$kernel"
-# The mutants are for that tree.
-TREE=$src
 
-for name in control "${names[@]}"; do
-	built=1
-	build "$name" || built=0
-	finish
-	if [ "$built" = 1 ] && [ "$name" = control ]; then
-		start control "${names[@]}"
-	elif [ "$built" = 1 ]; then
-		start "$name" "$name"
-	elif [ "$name" = control ]; then
-		exit 1
-	fi
+for flavour in "${flavours[@]}"; do
+	mapfile -t those < <(for name in "${names[@]}"; do
+		[ "$(flavour "$name")" != "$flavour" ] || echo "$name"
+	done)
+	for name in "control-$flavour" "${those[@]}"; do
+		# One builds while two run.
+		if [[ $name == control-* ]]; then
+			file[$name]=/dev/null
+		fi
+		build "$flavour" "$name" || continue
+		finish 1
+		if [[ $name == control-* ]]; then
+			start "$name" "${those[@]}"
+		else
+			start "$name" "$name"
+		fi
+	done
 done
-finish
-if [ "$failed" = 1 ]; then
-	exit 1
-fi
+finish 0
+[ "$failed" -eq 0 ]

@@ -4,70 +4,36 @@
 # Install what is missing on a Debian machine.  Asks nothing, and does nothing
 # where everything is there.
 #
-# packages.sh compilers: those of scripts/check-configs.sh, which nothing else
-# needs.
+# packages.sh compilers: those of scripts/check-commits.sh, which nothing else
+# needs.  packages.sh coverage: those of scripts/coverage.sh.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# A command or a file, and the package that brings it.
-needs="
-awk			mawk
-bats			bats
-bc			bc
-bison			bison
-busybox			busybox-static
-ccache			ccache
-codespell		codespell
-cpio			cpio
-dpkg-source		dpkg-dev
-flex			flex
-gcc			gcc
-git			git
-ld			binutils
-make			make
-perl			perl
-pgrep			procps
-python3			python3
-/usr/lib/python3/dist-packages/ply	python3-ply
-/usr/lib/python3/dist-packages/git	python3-git
-qemu-system-x86_64	qemu-system-x86
-shellcheck		shellcheck
-xz			xz-utils
-/usr/include/gelf.h		libelf-dev
-/usr/include/openssl/ssl.h	libssl-dev
-/usr/include/stdio.h		libc6-dev
-/usr/include/uuid/uuid.h	uuid-dev
-"
-
-compilers="
-aarch64-linux-gnu-gcc	gcc-aarch64-linux-gnu
-clang-19		clang-19
-s390x-linux-gnu-gcc	gcc-s390x-linux-gnu
-"
 case ${1:-} in
-"")		;;
-compilers)	needs=$compilers ;;
-*)		die "no set of packages \"$1\": there is compilers" ;;
+"")		packages=(
+			# to build a kernel and its tests
+			bc bison ccache cpio dpkg-dev flex gcc git kmod libc6-dev libelf-dev
+			libssl-dev make perl python3 rsync uuid-dev xz-utils
+			# to boot it
+			busybox-static mount qemu-system-x86 util-linux
+			# to check scripts and mails
+			bats codespell procps python3-git python3-ply shellcheck
+		) ;;
+compilers)	packages=(clang-19 gcc-aarch64-linux-gnu gcc-s390x-linux-gnu) ;;
+coverage)	packages=(diff-cover gcovr) ;;
+*)		die "no set of packages \"$1\": there are compilers and coverage" ;;
 esac
 
-missing=()
-while read -r probe package; do
-	[ -n "$probe" ] || continue
-	case $probe in
-	/*)	[ -e "$probe" ] || missing+=("$package") ;;
-	*)	command -v "$probe" > /dev/null || missing+=("$package") ;;
-	esac
-done <<< "$needs"
-# The guest has no libraries: its busybox must be the static one.
-if command -v busybox > /dev/null &&
-   [[ $(ldd "$(command -v busybox)" 2>&1 || true) != *@(not a dynamic|statically linked)* ]]; then
-	missing+=(busybox-static)
-fi
+command -v dpkg-query > /dev/null || {
+	say "this is not a Debian system: it is up to you to have what brings these: ${packages[*]}"
+	exit 0
+}
+# shellcheck disable=SC2016 # dpkg's own variables
+installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p')
+mapfile -t missing < <(printf '%s\n' "${packages[@]}" | grep -vxF "$installed" || true)
 [ "${#missing[@]}" -gt 0 ] || exit 0
 
-command -v apt-get > /dev/null ||
-	die "this is not a Debian system; install what brings these, then try again: ${missing[*]}"
 root=()
 if [ "$(id -u)" -ne 0 ]; then
 	if ! command -v sudo > /dev/null || ! sudo -n true 2> /dev/null; then

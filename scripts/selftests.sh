@@ -1,38 +1,38 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# Build what the guest runs, for the kernel of one flavour: the kselftests of
-# build/linux and the lab's own programs, all static, into
-# build/FLAVOUR/kselftest.
+# Build what the guest runs: the kselftests of build/linux and the lab's own
+# programs, all static, into build/kselftest.  One build is good for every kernel.
 #
-# usage: selftests.sh FLAVOUR [COLLECTION...]	the vfio collection, and those
+# usage: selftests.sh [COLLECTION...]	the vfio collection, and those
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-[ $# -ge 1 ] || die "usage: selftests.sh FLAVOUR [COLLECTION...]"
-out=$BUILD/$1
-shift
 collections="vfio $*"
-objects=$out/kselftest-objects
-installed=$out/kselftest
+objects=$BUILD/kselftest-objects
+installed=$BUILD/kselftest
 selftests=$TREE/tools/testing/selftests
-programs=(edu_demo fault_scaling map_bench)
+programs=(edu_demo fault_locks fault_scaling map_bench)
 helpers=(kunit)
 
 [ -d "$selftests" ] || die "there is no kernel tree in $TREE: run \"make tree\" first"
+id=$(tree_id "$TREE")
+# Nothing to do where neither the tree nor what the lab adds has changed.
+stamp="$id $collections $(cat "$LAB"/scripts/guest/{*.c,kunit} "$0" | sha256sum)"
+[ "$(cat "$installed/.lab-stamp" 2> /dev/null)" != "$stamp" ] || exit 0
 mkdir -p "$objects"
 
 # FORCE_TARGETS: without it the kernel's makefile hides a collection that does
 # not build.
-common=(OUTPUT="$objects/kselftest/vfio" KHDR_INCLUDES="-isystem $out/usr/include"
+common=(OUTPUT="$objects/kselftest/vfio" KHDR_INCLUDES="-isystem $objects/usr/include"
 	CC="${CC:-gcc}" LDFLAGS=-static FORCE_TARGETS=1)
 
 build()
 {
 	local program
 
-	make -C "$TREE" O="$out" headers
+	make -C "$TREE" O="$objects" headers
 	make -C "$selftests" O="$objects" TARGETS="$collections" "${common[@]:1}" \
 		INSTALL_PATH="$installed.new" -j"$JOBS" install
 	# The makefile of the vfio tests knows how to build against libvfio, so
@@ -48,10 +48,13 @@ build()
 		install -t "$installed.new/lab" "$LAB/scripts/guest/$program"
 		echo "lab:$program" >> "$installed.new/kselftest-list.txt"
 	done
+	echo "timeout=600" > "$installed.new/lab/settings"
+	echo "$id" > "$installed.new/.lab-tree"
+	echo "$stamp" > "$installed.new/.lab-stamp"
 }
 
 rm -rf "$installed.new" "$installed.old"
-with_progress "building the tests for $out" "$BUILD/log/selftests-${out##*/}.log" build
+with_progress "building the tests" "$BUILD/log/selftests.log" build
 # Two renames, so that a build that failed or was stopped is never taken for a
 # finished one.
 [ ! -e "$installed" ] || mv "$installed" "$installed.old"

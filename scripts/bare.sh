@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# bare.sh COMMAND...: run each command, a line of shell, in a fresh clone on a machine
+# that has git, make and what Debian calls essential, and nothing else: a minimal root
+# of the release and the mirror that this machine has, in build/bare.  A package that
+# nobody has listed is missing there.  As root, on Debian.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+root=$BUILD/bare
+project=/srv/project
+
+[ $# -gt 0 ] || die "usage: bare.sh COMMAND..."
+[ "$(id -u)" -eq 0 ] || die "a root for other programs can be made by root only: run it with sudo"
+need_disk 20
+if ! command -v mmdebstrap > /dev/null; then
+	with_progress "refreshing the package lists" "$BUILD/log/apt-update.log" apt-get update
+	with_progress "installing mmdebstrap" "$BUILD/log/apt-install.log" \
+		env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends mmdebstrap
+fi
+
+# Debian's own sources of this machine, and no others.
+# shellcheck disable=SC2016 # apt's own variables
+apt-get indextargets --format '$(CREATED_BY) $(ORIGIN) $(REPO_URI) $(RELEASE) $(COMPONENT)' |
+	awk '$1 == "Packages" && $2 == "Debian" && !seen[$0]++ { print "deb", $3, $4, $5 }' \
+	> "$BUILD/bare.list"
+[ -s "$BUILD/bare.list" ] || die "this system has no Debian mirror among its apt sources"
+apt-config dump | grep -E '^Acquire::[a-z]+::Proxy' > "$BUILD/bare.apt" || true
+codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+
+rm -rf "$root"
+with_progress "making a minimal root of Debian $codename" "$BUILD/log/bare.log" \
+	mmdebstrap --mode=root --variant=apt --include=git,make --aptopt="$BUILD/bare.apt" \
+	"$codename" "$root" "$BUILD/bare.list"
+[ -z "$(git -C "$LAB" status --porcelain)" ] || say "note: the clone has no uncommitted changes"
+git clone -q --no-hardlinks "$LAB" "$root$project"
+
+{
+	echo "set -euo pipefail"
+	echo "cd $project"
+	for command in "$@"; do
+		printf 'printf "\\n##### %%s\\n" %q >&2\n%s < /dev/null\n' "$command" "$command"
+	done
+} > "$root/srv/run"
+cp -L /etc/resolv.conf "$root/etc/resolv.conf"
+
+# What is mounted goes with this process, and so does whatever it has started.
+# shellcheck disable=SC2016 # for the shell in there
+ROOT=$root exec unshare --mount --pid --fork --kill-child -- bash -euc '
+	mount --bind "$ROOT" "$ROOT"
+	mount --rbind /dev "$ROOT/dev"
+	mount -t proc proc "$ROOT/proc"
+	mount -t sysfs sys "$ROOT/sys"
+	exec chroot "$ROOT" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+		TERM=dumb ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
+		bash /srv/run
+'
