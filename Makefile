@@ -11,8 +11,8 @@ export LINUX JOBS
 ##@ For everybody
 demo: ## fetch, patch, build and boot Linux, drive EDU and run the kselftests
 	@$(S)/demo.sh
-check: ## every check of the project, from cheap to dear
-	@$(S)/check.sh
+check: ## every check of the project, or some (CHECK="name...")
+	@$(S)/check.sh $(CHECK)
 series: packages ## render the mails into build/series/, ready for git am
 	@$(S)/series.sh
 
@@ -24,9 +24,14 @@ refresh: ## write the commits of build/linux back to series/ and the new files
 kernel: packages ## build a kernel of build/linux (KERNEL=fast or debug)
 	@$(S)/tree.sh --keep
 	@$(S)/kernel.sh $(KERNEL)
-boot: kernel ## boot it and run the kselftests (KERNEL=, PLAN=file)
-	@$(S)/boot.sh $(KERNEL) $(PLAN)
+boot: kernel ## boot it and run the kselftests, or one of them (KERNEL=, PLAN=file)
+	@$(S)/selftests.sh
+	@$(S)/boot.sh $(if $(PLAN),--plan $(PLAN)) $(BOOT) $(KERNEL)
 
+soak: ## the races on the debug kernel, a thousand rounds of each (ROUNDS=)
+	@$(S)/soak.sh $(ROUNDS)
+coverage: ## which changed lines of the kernel the tests reach, file by file
+	@$(S)/coverage.sh
 bench: ## what mapping device memory costs, on stock and on the series
 	@$(S)/bench.sh
 
@@ -35,10 +40,17 @@ help: ## this screen
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nVariables\n  %-14s %s\n  %-14s %s\n  %-14s %s\n' \
+	@printf '\nVariables\n'; printf '  %-16s %s\n' \
 		'LINUX=/path' 'your own tree instead of Debian'\''s Linux 7.3; it stays untouched' \
 		'KERNEL=name' 'fast (default) or debug' \
-		'JOBS=n' 'how many compilers at once (default: all cores)'
+		'PLAN=file' 'what to run in the guest: lines like those of scripts/plans/all' \
+		'BOOT="option..."' 'for the guest: see scripts/boot.sh --help' \
+		'CHECK="name..."' 'some checks and what they need: scripts/check.sh --list' \
+		'CHECK_JOBS=n' 'checks side by side (default: by the memory there is)' \
+		'ROUNDS=n' 'of each race in a soak' \
+		'QEMU=path' 'another QEMU than the one found' \
+		'LAB_ACCEL=tcg' 'or kvm: instead of trying which of them works' \
+		'JOBS=n' 'compilers at once (default: all cores)'
 clean: ## remove everything made (build/ also holds the tree you may have worked in)
 	@$(S)/tree-guard.sh
 	rm -rf build
@@ -46,4 +58,4 @@ clean: ## remove everything made (build/ also holds the tree you may have worked
 packages:
 	@$(S)/packages.sh
 
-.PHONY: demo check series tree refresh kernel boot bench help clean packages
+.PHONY: demo check series tree refresh kernel boot soak coverage bench help clean packages

@@ -113,7 +113,7 @@ qemu_args=(-object "memory-backend-ram,id=bar,size=1G,share=on"
 	-drive "if=none,id=disk,format=raw,file.driver=null-co,file.size=64M,file.read-zeroes=on")
 
 mkdir -p "$out"
-rm -f "$out"/{console.log,ktap.log,qemu.log,run.json,summary.json}
+rm -f "$out"/{console.log,ktap.log,qemu.log,run.json,summary.json,gcov.cpio.gz}
 bus=0
 while IFS=$'\t' read -r name id model; do
 	[ -n "$name" ] || continue
@@ -172,8 +172,11 @@ cat > "$out/conf" << END
 TEST_TIMEOUT=$test_limit
 LOCKDEP=$lockdep
 KMEMLEAK=$kmemleak
+GCOV=$(has GCOV_KERNEL)
 ALLOW_TEST_TAINT=$(has KUNIT)
 END
+gcov=()
+[ "$(has GCOV_KERNEL)" = 0 ] || gcov=(-serial "file:$out/gcov.cpio.gz")
 # One CPU cannot race: that the races run at all is enough.
 [ "$accel" != icount ] || environment=(VFIO_SELFTESTS_RACE_ROUNDS=5 "${environment[@]}")
 for word in "${environment[@]}"; do
@@ -267,7 +270,7 @@ started=$SECONDS
 timeout --kill-after=5 "$limit" "$QEMU" -M q35,kernel-irqchip=split \
 	-device "$iommu" -cpu "$cpu" -m "$memory" \
 	-nodefaults -no-reboot -display none \
-	-serial "file:$out/console.log" -serial "file:$out/ktap.log" \
+	-serial "file:$out/console.log" -serial "file:$out/ktap.log" "${gcov[@]}" \
 	"${qemu_args[@]}" -kernel "$image" -initrd "$out/initramfs.cpio" -append \
 	"${cmdline[*]} $append" \
 	"$@" < /dev/null > "$out/qemu.log" 2>&1 &

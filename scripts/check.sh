@@ -19,7 +19,7 @@ checks="
 shellcheck	tap	-			scripts/check-shell.sh
 spdx		tap	-			scripts/check-spdx.sh
 codespell	exit	-			codespell -L iput --skip=./build,./.git,./COPYING,./series,./scripts/tests/logs
-series		tap	-			bats --tap scripts/tests/series.bats
+bats		tap	-			bats --tap scripts/tests
 tree		exit	-			scripts/tree.sh
 verdict		exit	tree			python3 scripts/tests/verdict_test.py
 kernel-fast	exit	tree			scripts/kernel.sh fast

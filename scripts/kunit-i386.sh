@@ -2,29 +2,33 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # Run the KUnit tests of the series where an unsigned long has 32 bits, which the
-# debug kernel cannot tell anything about.
+# debug kernel cannot tell anything about.  The kernel is the i386 configuration of
+# check-commits.sh, where that has left it, at the last commit.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=scripts/kconfig.sh
 . "$LAB/scripts/kconfig.sh"
 
-out=$BUILD/kunit-i386
-fragments=("$LAB"/scripts/config/{matrix/{common,i386},kunit}.config)
+src=$BUILD/walk/linux
+out=$BUILD/walk/config-i386
+fragments=("$LAB"/scripts/config/matrix/{common,i386,i386.series}.config)
 
+# With W=1 as there, or all of it would be built again.
 kmake()
 {
-	make -C "$TREE" O="$out" ARCH=i386 -j"$JOBS" CC="ccache gcc" HOSTCC="ccache gcc" "$@"
+	make -C "$src" O="$out" ARCH=i386 -j"$JOBS" CC="ccache gcc" HOSTCC="ccache gcc" W=1 "$@"
 }
 
+"$LAB/scripts/walk.sh" series
 mkdir -p "$out"
-configure kunit-i386 "$TREE" "$out" "${fragments[@]}"
+configure kunit-i386 "$src" "$out" "${fragments[@]}"
 configured kunit-i386 "$out" "${fragments[@]}"
 with_progress "building the i386 kernel" "$BUILD/log/kernel-kunit-i386.log" kmake bzImage
 
 # kunit.py would take KVM where there is some, and it may not run this kernel.
 console=$BUILD/log/kunit-i386-console.log
-timeout --kill-after=5 300 "${QEMU:-qemu-system-x86_64}" -nodefaults -display none -no-reboot -m 1024 \
+timeout --kill-after=5 600 "${QEMU:-qemu-system-x86_64}" -nodefaults -display none -no-reboot -m 1024 \
 	-accel tcg -kernel "$out/arch/x86/boot/bzImage" -serial "file:$console" \
 	-append 'console=ttyS0 panic=-1 kunit.enable=1 kunit.filter_glob=vfio-pci-mmap kunit_shutdown=reboot' \
 	< /dev/null || die "the i386 kernel did not come to an end: see $console"

@@ -1,0 +1,83 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# What boot.sh refuses to boot, with a QEMU that does nothing.
+
+# shellcheck disable=SC2164 # bats ends a test at the first command that fails
+bats_require_minimum_version 1.5.0
+
+setup()
+{
+	project=$BATS_TEST_TMPDIR/project
+	mkdir -p "$project/build/"{linux,fast/arch/x86/boot,kselftest,fast/root/lib,fast/usr}
+	cp -r "$BATS_TEST_DIRNAME/../../scripts" "$project/"
+	cd "$project"
+	git init -q build/linux
+	echo one > build/linux/file
+	git -C build/linux -c user.name=a -c user.email=a@b.c add -A
+	git -C build/linux -c user.name=a -c user.email=a@b.c commit -q -m one
+	touch build/fast/{.config,arch/x86/boot/bzImage} build/kselftest/run_kselftest.sh
+	git -C build/linux rev-parse 'HEAD^{tree}' | tee build/fast/.lab-tree > build/kselftest/.lab-tree
+	awk '!/^#/ && NF { print ($2 ~ /:/ ? "" : "lab:") $2 }' scripts/plans/all | sort -u > build/kselftest/kselftest-list.txt
+	cat > qemu <<- 'END'
+		#!/bin/sh
+		case "$*" in
+		--version) echo "QEMU emulator version 10.0.2" ;;
+		"-device help") printf 'name "%s"\n' edu ivshmem-plain bochs-display nvme igb e1000e ;;
+		*) touch booted ;;
+		esac
+	END
+	printf '#!/bin/sh\n' > build/fast/usr/gen_init_cpio
+	chmod +x qemu build/fast/usr/gen_init_cpio
+	export QEMU=$project/qemu
+}
+
+# boot.sh must say $1 and boot nothing.
+refused()
+{
+	run scripts/boot.sh --icount fast
+	echo "$output"
+	[ "$status" -ne 0 ]
+	[[ $output == *"$1"* ]]
+	[ ! -e booted ]
+}
+
+@test "boots what is of this tree" {
+	run scripts/boot.sh --icount fast
+	[ -e booted ]
+}
+
+@test "a kernel of another tree" {
+	echo of-another-tree > build/fast/.lab-tree
+	refused "the fast kernel was not built of what is in build/linux now"
+}
+
+@test "a kernel of which nobody knows the tree" {
+	rm build/fast/.lab-tree
+	refused "the fast kernel was not built of what is in build/linux now"
+}
+
+@test "tests of another tree" {
+	echo of-another-tree > build/kselftest/.lab-tree
+	refused "the tests were not built of what is in build/linux now"
+}
+
+@test "a change that is not committed makes another tree" {
+	echo two > build/linux/file
+	refused "the fast kernel was not built of what is in build/linux now"
+}
+
+@test "a new file makes another tree" {
+	touch build/linux/new
+	refused "the fast kernel was not built of what is in build/linux now"
+}
+
+@test "a test that is in no line of the plan" {
+	echo vfio:vfio_new_test >> build/kselftest/kselftest-list.txt
+	refused "there are tests in no line of"
+}
+
+@test "a test of the plan that is not built" {
+	sed -i '/vfio_pci_device_test/d' build/kselftest/kselftest-list.txt
+	refused "asks for vfio:vfio_pci_device_test, which is not among the tests"
+}
