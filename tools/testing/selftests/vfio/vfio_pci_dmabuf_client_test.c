@@ -47,20 +47,9 @@ FIXTURE_VARIANT(vfio_pci_dmabuf_client_test) {
 	const char *iommu_mode;
 };
 
-FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, vfio_type1_iommu) {
-	.iommu_mode = MODE_VFIO_TYPE1_IOMMU,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, vfio_type1v2_iommu) {
+/* A group and a cdev are opened in different ways. No more of the IOMMU counts. */
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, group) {
 	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, iommufd_compat_type1) {
-	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, iommufd_compat_type1v2) {
-	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1V2,
 };
 
 FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, iommufd) {
@@ -82,12 +71,13 @@ static void device_close(fixture_data *self)
 	self->device = NULL;
 }
 
-FIXTURE_SETUP(vfio_pci_dmabuf_client_test)
+/* Open the device, and find a BAR for the client. Returns why there is none, or NULL. */
+static const char *client_test_setup(fixture_data *self, const char *iommu_mode)
 {
 	const char *reason = "The device has no BAR";
 
 	self->page_size = getpagesize();
-	self->iommu_mode = variant->iommu_mode;
+	self->iommu_mode = iommu_mode;
 	device_open(self);
 	for (self->bar = 0; self->bar < PCI_STD_NUM_BARS; self->bar++) {
 		if (!self->device->bars[self->bar].info.size)
@@ -96,14 +86,26 @@ FIXTURE_SETUP(vfio_pci_dmabuf_client_test)
 		if (!reason)
 			break;
 	}
+	return reason;
+}
+
+static void client_test_teardown(fixture_data *self)
+{
+	if (self->device)
+		device_close(self);
+}
+
+FIXTURE_SETUP(vfio_pci_dmabuf_client_test)
+{
+	const char *reason = client_test_setup(self, variant->iommu_mode);
+
 	if (reason)
 		SKIP(return, "%s", reason);
 }
 
 FIXTURE_TEARDOWN(vfio_pci_dmabuf_client_test)
 {
-	if (self->device)
-		device_close(self);
+	client_test_teardown(self);
 }
 
 /* Reset the device and switch its memory off and on. */
@@ -399,29 +401,45 @@ static int many_mappings(int sock, void *arg)
 	return 0;
 }
 
-TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, many_mappings, 300)
+/* This takes long, and needs no second way to open the device. */
+FIXTURE(vfio_pci_dmabuf_many_mappings_test) {
+	fixture_data test;
+};
+
+FIXTURE_SETUP(vfio_pci_dmabuf_many_mappings_test)
 {
+	const char *reason = client_test_setup(&self->test, default_iommu_mode);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+}
+
+FIXTURE_TEARDOWN(vfio_pci_dmabuf_many_mappings_test)
+{
+	client_test_teardown(&self->test);
+}
+
+TEST_F_TIMEOUT(vfio_pci_dmabuf_many_mappings_test, zapped, 300)
+{
+	fixture_data *test = &self->test;
 	int fd;
 
-	if (strcmp(self->iommu_mode, MODE_IOMMUFD))
-		SKIP(return, "It takes long, and the same way in each mode");
-
-	self->client = client_start(many_mappings, NULL);
-	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, self->page_size);
-	send_fd(self->client.sock, fd);
+	test->client = client_start(many_mappings, NULL);
+	fd = vfio_pci_dmabuf_export_range(test->device, test->bar, 0, test->page_size);
+	send_fd(test->client.sock, fd);
 	ASSERT_EQ(0, close(fd));
-	meet(self->client.sock);
+	meet(test->client.sock);
 
-	vfio_pci_memory_decode.take(self->device);
-	meet(self->client.sock);
-	meet(self->client.sock);
-	vfio_pci_memory_decode.give(self->device);
-	meet(self->client.sock);
-	meet(self->client.sock);
-	device_close(self);
-	meet(self->client.sock);
-	ASSERT_EQ(0, client_wait(&self->client));
-	device_open(self);
+	vfio_pci_memory_decode.take(test->device);
+	meet(test->client.sock);
+	meet(test->client.sock);
+	vfio_pci_memory_decode.give(test->device);
+	meet(test->client.sock);
+	meet(test->client.sock);
+	device_close(test);
+	meet(test->client.sock);
+	ASSERT_EQ(0, client_wait(&test->client));
+	device_open(test);
 }
 
 int main(int argc, char *argv[])

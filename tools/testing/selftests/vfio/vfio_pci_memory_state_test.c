@@ -136,34 +136,6 @@ static void mappings_die_and_return(struct __test_metadata *_metadata, struct st
 	}
 }
 
-/* Two reasons for the memory to be away: the end of one is not enough. */
-static void stays_away(struct __test_metadata *_metadata, struct state *state,
-		       const struct vfio_pci_memory_event *event)
-{
-	const struct vfio_pci_memory_event *decode = &vfio_pci_memory_decode;
-	struct mapping *mapping;
-
-	for (mapping = state->mappings; mapping->vaddr; mapping++)
-		ASSERT_TRUE(is_there(mapping, 0x11223344));
-
-	decode->take(state->device);
-	event->take(state->device);
-	for (mapping = state->mappings; mapping->vaddr; mapping++)
-		ASSERT_TRUE(is_gone(mapping));
-	if (event->give)
-		event->give(state->device);
-	for (mapping = state->mappings; mapping->vaddr; mapping++) {
-		ASSERT_TRUE(is_gone(mapping))
-			TH_LOG("BAR%d", mapping->source.bar);
-	}
-
-	decode->give(state->device);
-	for (mapping = state->mappings; mapping->vaddr; mapping++) {
-		ASSERT_TRUE(is_there(mapping, 0x44332211))
-			TH_LOG("BAR%d", mapping->source.bar);
-	}
-}
-
 /* A mapping in a place of its own: moved, and with a hole */
 static void moved_and_split(struct __test_metadata *_metadata, struct state *state,
 			    const struct vfio_pci_memory_event *event)
@@ -199,6 +171,24 @@ static void moved_and_split(struct __test_metadata *_metadata, struct state *sta
 		SKIP(return, "No BAR has 3 pages");
 }
 
+/* Each event for each kind of mapping, and for both ways to open a device */
+#define MEMORY_EVENT_VARIANT(_fixture, _name, _event, _iommu_mode, _delegated)	\
+FIXTURE_VARIANT_ADD(_fixture, _name) {						\
+	.event = &vfio_pci_##_event,						\
+	.iommu_mode = _iommu_mode,						\
+	.delegated = _delegated,						\
+}
+
+#define MEMORY_EVENT_VARIANTS(_fixture, _event)					\
+MEMORY_EVENT_VARIANT(_fixture, bar_##_event##_group, _event,			\
+		     MODE_VFIO_TYPE1V2_IOMMU, false);				\
+MEMORY_EVENT_VARIANT(_fixture, bar_##_event##_iommufd, _event,			\
+		     MODE_IOMMUFD, false);					\
+MEMORY_EVENT_VARIANT(_fixture, dmabuf_##_event##_group, _event,			\
+		     MODE_VFIO_TYPE1V2_IOMMU, true);				\
+MEMORY_EVENT_VARIANT(_fixture, dmabuf_##_event##_iommufd, _event,		\
+		     MODE_IOMMUFD, true)
+
 /* The memory is away until something gives it back. */
 FIXTURE(vfio_pci_memory_away_test) {
 	struct state state;
@@ -210,20 +200,9 @@ FIXTURE_VARIANT(vfio_pci_memory_away_test) {
 	bool delegated;
 };
 
-#define AWAY(_variant) FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, _variant)
-
-AWAY(bar_memory_decode_group) { &vfio_pci_memory_decode, MODE_VFIO_TYPE1V2_IOMMU, false };
-AWAY(bar_memory_decode_iommufd) { &vfio_pci_memory_decode, MODE_IOMMUFD, false };
-AWAY(bar_d3hot_group) { &vfio_pci_d3hot, MODE_VFIO_TYPE1V2_IOMMU, false };
-AWAY(bar_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, false };
-AWAY(bar_low_power_group) { &vfio_pci_low_power, MODE_VFIO_TYPE1V2_IOMMU, false };
-AWAY(bar_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, false };
-AWAY(dmabuf_memory_decode_group) { &vfio_pci_memory_decode, MODE_VFIO_TYPE1V2_IOMMU, true };
-AWAY(dmabuf_memory_decode_iommufd) { &vfio_pci_memory_decode, MODE_IOMMUFD, true };
-AWAY(dmabuf_d3hot_group) { &vfio_pci_d3hot, MODE_VFIO_TYPE1V2_IOMMU, true };
-AWAY(dmabuf_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, true };
-AWAY(dmabuf_low_power_group) { &vfio_pci_low_power, MODE_VFIO_TYPE1V2_IOMMU, true };
-AWAY(dmabuf_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, true };
+MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_test, memory_decode);
+MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_test, d3hot);
+MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_test, low_power);
 
 FIXTURE_SETUP(vfio_pci_memory_away_test)
 {
@@ -247,14 +226,6 @@ TEST_F(vfio_pci_memory_away_test, mappings_die_and_return)
 TEST_F(vfio_pci_memory_away_test, moved_and_split)
 {
 	moved_and_split(_metadata, &self->state, variant->event);
-}
-
-TEST_F(vfio_pci_memory_away_test, stays_away)
-{
-	if (variant->event == &vfio_pci_memory_decode)
-		SKIP(return, "It takes two different events");
-
-	stays_away(_metadata, &self->state, variant->event);
 }
 
 /* What is mapped while the memory is away is no exception, but no error. */
@@ -291,20 +262,9 @@ FIXTURE_VARIANT(vfio_pci_reset_test) {
 	bool delegated;
 };
 
-#define RESET(_variant) FIXTURE_VARIANT_ADD(vfio_pci_reset_test, _variant)
-
-RESET(bar_function_reset_group) { &vfio_pci_function_reset, MODE_VFIO_TYPE1V2_IOMMU, false };
-RESET(bar_function_reset_iommufd) { &vfio_pci_function_reset, MODE_IOMMUFD, false };
-RESET(bar_hot_reset_group) { &vfio_pci_hot_reset, MODE_VFIO_TYPE1V2_IOMMU, false };
-RESET(bar_hot_reset_iommufd) { &vfio_pci_hot_reset, MODE_IOMMUFD, false };
-RESET(bar_flr_group) { &vfio_pci_flr, MODE_VFIO_TYPE1V2_IOMMU, false };
-RESET(bar_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, false };
-RESET(dmabuf_function_reset_group) { &vfio_pci_function_reset, MODE_VFIO_TYPE1V2_IOMMU, true };
-RESET(dmabuf_function_reset_iommufd) { &vfio_pci_function_reset, MODE_IOMMUFD, true };
-RESET(dmabuf_hot_reset_group) { &vfio_pci_hot_reset, MODE_VFIO_TYPE1V2_IOMMU, true };
-RESET(dmabuf_hot_reset_iommufd) { &vfio_pci_hot_reset, MODE_IOMMUFD, true };
-RESET(dmabuf_flr_group) { &vfio_pci_flr, MODE_VFIO_TYPE1V2_IOMMU, true };
-RESET(dmabuf_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, true };
+MEMORY_EVENT_VARIANTS(vfio_pci_reset_test, function_reset);
+MEMORY_EVENT_VARIANTS(vfio_pci_reset_test, hot_reset);
+MEMORY_EVENT_VARIANTS(vfio_pci_reset_test, flr);
 
 FIXTURE_SETUP(vfio_pci_reset_test)
 {
@@ -328,11 +288,6 @@ TEST_F(vfio_pci_reset_test, mappings_die_and_return)
 TEST_F(vfio_pci_reset_test, moved_and_split)
 {
 	moved_and_split(_metadata, &self->state, variant->event);
-}
-
-TEST_F(vfio_pci_reset_test, stays_away)
-{
-	stays_away(_metadata, &self->state, variant->event);
 }
 
 /* Touch a mapping until it is told to stop, and count what went wrong. */
@@ -384,6 +339,65 @@ TEST_F(vfio_pci_reset_test, touched_while_reset)
 		ASSERT_EQ(0, pthread_join(thread, NULL));
 		ASSERT_EQ(0, toucher.sigbus) TH_LOG("BAR%d", mapping->source.bar);
 		ASSERT_TRUE(is_there(mapping, 0x70c4ed));
+	}
+}
+
+/* Memory decode and something else: the end of one is not enough. */
+FIXTURE(vfio_pci_memory_away_twice_test) {
+	struct state state;
+};
+
+FIXTURE_VARIANT(vfio_pci_memory_away_twice_test) {
+	const struct vfio_pci_memory_event *event;
+	const char *iommu_mode;
+	bool delegated;
+};
+
+MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_twice_test, d3hot);
+MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_twice_test, low_power);
+MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_twice_test, function_reset);
+MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_twice_test, hot_reset);
+MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_twice_test, flr);
+
+FIXTURE_SETUP(vfio_pci_memory_away_twice_test)
+{
+	const char *reason = state_setup(&self->state, variant->iommu_mode, variant->event,
+					 variant->delegated);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+}
+
+FIXTURE_TEARDOWN(vfio_pci_memory_away_twice_test)
+{
+	state_teardown(&self->state);
+}
+
+TEST_F(vfio_pci_memory_away_twice_test, stays_away)
+{
+	const struct vfio_pci_memory_event *decode = &vfio_pci_memory_decode;
+	const struct vfio_pci_memory_event *event = variant->event;
+	struct state *state = &self->state;
+	struct mapping *mapping;
+
+	for (mapping = state->mappings; mapping->vaddr; mapping++)
+		ASSERT_TRUE(is_there(mapping, 0x11223344));
+
+	decode->take(state->device);
+	event->take(state->device);
+	for (mapping = state->mappings; mapping->vaddr; mapping++)
+		ASSERT_TRUE(is_gone(mapping));
+	if (event->give)
+		event->give(state->device);
+	for (mapping = state->mappings; mapping->vaddr; mapping++) {
+		ASSERT_TRUE(is_gone(mapping))
+			TH_LOG("BAR%d", mapping->source.bar);
+	}
+
+	decode->give(state->device);
+	for (mapping = state->mappings; mapping->vaddr; mapping++) {
+		ASSERT_TRUE(is_there(mapping, 0x44332211))
+			TH_LOG("BAR%d", mapping->source.bar);
 	}
 }
 

@@ -36,20 +36,9 @@ FIXTURE_VARIANT(vfio_pci_mmap_lifetime_test) {
 	const char *iommu_mode;
 };
 
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_lifetime_test, vfio_type1_iommu) {
-	.iommu_mode = MODE_VFIO_TYPE1_IOMMU,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_lifetime_test, vfio_type1v2_iommu) {
+/* A group and a cdev are opened in different ways. No more of the IOMMU counts. */
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_lifetime_test, group) {
 	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_lifetime_test, iommufd_compat_type1) {
-	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_lifetime_test, iommufd_compat_type1v2) {
-	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1V2,
 };
 
 FIXTURE_VARIANT_ADD(vfio_pci_mmap_lifetime_test, iommufd) {

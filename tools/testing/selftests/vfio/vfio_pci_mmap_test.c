@@ -38,23 +38,9 @@ FIXTURE_VARIANT(vfio_pci_mmap_test) {
 	bool delegated;
 };
 
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar_vfio_type1_iommu) {
-	.iommu_mode = MODE_VFIO_TYPE1_IOMMU,
-	.delegated = false,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar_vfio_type1v2_iommu) {
+/* A group and a cdev are opened in different ways. No more of the IOMMU counts. */
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar_group) {
 	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
-	.delegated = false,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar_iommufd_compat_type1) {
-	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1,
-	.delegated = false,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar_iommufd_compat_type1v2) {
-	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1V2,
 	.delegated = false,
 };
 
@@ -63,23 +49,8 @@ FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar_iommufd) {
 	.delegated = false,
 };
 
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf_vfio_type1_iommu) {
-	.iommu_mode = MODE_VFIO_TYPE1_IOMMU,
-	.delegated = true,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf_vfio_type1v2_iommu) {
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf_group) {
 	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
-	.delegated = true,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf_iommufd_compat_type1) {
-	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1,
-	.delegated = true,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf_iommufd_compat_type1v2) {
-	.iommu_mode = MODE_IOMMUFD_COMPAT_TYPE1V2,
 	.delegated = true,
 };
 
