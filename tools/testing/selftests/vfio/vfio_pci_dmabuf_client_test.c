@@ -195,7 +195,7 @@ static int keep_path(int sock, void *arg)
 	return 0;
 }
 
-TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, path_handle_and_reset, 120)
+TEST_F(vfio_pci_dmabuf_client_test, path_handle_and_reset)
 {
 	int i, fd, again;
 
@@ -220,7 +220,7 @@ TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, path_handle_and_reset, 120)
 	use_memory_state(self);
 }
 
-TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, path_handle_and_unbind, 120)
+TEST_F(vfio_pci_dmabuf_client_test, path_handle_and_unbind)
 {
 	int fd;
 
@@ -265,7 +265,7 @@ static int keep_all(int sock, void *arg)
 	return 0;
 }
 
-TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, everything_and_unbind, 120)
+TEST_F(vfio_pci_dmabuf_client_test, everything_and_unbind)
 {
 	int fd;
 
@@ -283,7 +283,7 @@ TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, everything_and_unbind, 120)
 }
 
 /* Unbind asks the owner, waits for the owner, and takes nothing before. */
-TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, unbind_waits_for_the_owner, 120)
+TEST_F(vfio_pci_dmabuf_client_test, unbind_waits_for_the_owner)
 {
 	char buffer[sizeof(struct vfio_irq_set) + sizeof(int)] = {};
 	struct vfio_irq_set *irq = (void *)buffer;
@@ -346,7 +346,7 @@ static int stopped(int sock, void *arg)
 	return 0;
 }
 
-TEST_F_TIMEOUT(vfio_pci_dmabuf_client_test, stopped, 120)
+TEST_F(vfio_pci_dmabuf_client_test, stopped)
 {
 	int fd, status;
 
@@ -419,7 +419,7 @@ FIXTURE_TEARDOWN(vfio_pci_dmabuf_many_mappings_test)
 	client_test_teardown(&self->test);
 }
 
-TEST_F_TIMEOUT(vfio_pci_dmabuf_many_mappings_test, zapped, 300)
+TEST_F(vfio_pci_dmabuf_many_mappings_test, zapped)
 {
 	fixture_data *test = &self->test;
 	int fd;

@@ -300,12 +300,12 @@ static void check_event(struct __test_metadata *_metadata, fixture_data *self,
 	ASSERT_EQ(0, close(fd));
 }
 
-TEST_F_TIMEOUT(vfio_pci_dmabuf_iommufd_test, memory_decode, 120)
+TEST_F(vfio_pci_dmabuf_iommufd_test, memory_decode)
 {
 	check_event(_metadata, self, &vfio_pci_memory_decode);
 }
 
-TEST_F_TIMEOUT(vfio_pci_dmabuf_iommufd_test, low_power, 120)
+TEST_F(vfio_pci_dmabuf_iommufd_test, low_power)
 {
 	const char *reason = vfio_pci_low_power.missing(self->memory);
 
@@ -314,7 +314,7 @@ TEST_F_TIMEOUT(vfio_pci_dmabuf_iommufd_test, low_power, 120)
 	check_event(_metadata, self, &vfio_pci_low_power);
 }
 
-TEST_F_TIMEOUT(vfio_pci_dmabuf_iommufd_test, function_reset, 120)
+TEST_F(vfio_pci_dmabuf_iommufd_test, function_reset)
 {
 	const char *reason = vfio_pci_function_reset.missing(self->memory);
 
@@ -343,7 +343,7 @@ static void *import(void *arg)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(vfio_pci_dmabuf_iommufd_test, import_as_memory_returns, 120)
+TEST_F(vfio_pci_dmabuf_iommufd_test, import_as_memory_returns)
 {
 	struct importer importer = {
 		.self = self,
@@ -367,7 +367,7 @@ TEST_F_TIMEOUT(vfio_pci_dmabuf_iommufd_test, import_as_memory_returns, 120)
 	ASSERT_EQ(0, close(importer.fd));
 }
 
-TEST_F_TIMEOUT(vfio_pci_dmabuf_iommufd_test, export_while_away, 120)
+TEST_F(vfio_pci_dmabuf_iommufd_test, export_while_away)
 {
 	int fd;
 
@@ -381,7 +381,7 @@ TEST_F_TIMEOUT(vfio_pci_dmabuf_iommufd_test, export_while_away, 120)
 	ASSERT_EQ(0, close(fd));
 }
 
-TEST_F_TIMEOUT(vfio_pci_dmabuf_iommufd_test, closed, 120)
+TEST_F(vfio_pci_dmabuf_iommufd_test, closed)
 {
 	int fd;
 

@@ -22,9 +22,6 @@
 /* How much of a BAR most of these tests look at */
 #define TEST_SIZE SZ_16M
 
-/* For a kernel with KASAN and a dump of the page tables */
-#define TIMEOUT 300
-
 static const char *device_bdf;
 
 struct huge_test {
@@ -159,7 +156,7 @@ FIXTURE_TEARDOWN(vfio_pci_huge_mmap_test)
 	huge_test_teardown(&self->test);
 }
 
-TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, pud, TIMEOUT)
+TEST_F(vfio_pci_huge_mmap_test, pud)
 {
 	struct bar_source *source = &self->test.source;
 	void *vaddr;
@@ -173,7 +170,7 @@ TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, pud, TIMEOUT)
 	ASSERT_EQ(0, munmap(vaddr, SZ_1G));
 }
 
-TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, pmd, TIMEOUT)
+TEST_F(vfio_pci_huge_mmap_test, pmd)
 {
 	struct bar_source *source = &self->test.source;
 	void *vaddr = map_aligned(source, 0, TEST_SIZE, SZ_2M, 0);
@@ -185,7 +182,7 @@ TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, pmd, TIMEOUT)
 }
 
 /* A PUD would fit into the memory, but not into the mapping. */
-TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, pmd_at_the_edge, TIMEOUT)
+TEST_F(vfio_pci_huge_mmap_test, pmd_at_the_edge)
 {
 	struct bar_source *source = &self->test.source;
 	void *vaddr;
@@ -201,7 +198,7 @@ TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, pmd_at_the_edge, TIMEOUT)
 }
 
 /* Nothing but small pages fits where address and memory differ in alignment. */
-TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, misaligned, TIMEOUT)
+TEST_F(vfio_pci_huge_mmap_test, misaligned)
 {
 	struct bar_source *source = &self->test.source;
 	void *vaddr;
@@ -220,7 +217,7 @@ TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, misaligned, TIMEOUT)
 }
 
 /* From the middle of one page to the middle of another: as large as can be */
-TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, middle, TIMEOUT)
+TEST_F(vfio_pci_huge_mmap_test, middle)
 {
 	struct bar_source *source = &self->test.source;
 	void *vaddr;
@@ -236,7 +233,7 @@ TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, middle, TIMEOUT)
 }
 
 /* What is cut loses its huge page, what is not does not. */
-TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, partial_munmap, TIMEOUT)
+TEST_F(vfio_pci_huge_mmap_test, partial_munmap)
 {
 	struct bar_source *source = &self->test.source;
 	void *vaddr;
@@ -265,7 +262,7 @@ TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, partial_munmap, TIMEOUT)
 	ASSERT_EQ(0, munmap(vaddr, SZ_4M));
 }
 
-TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, partial_munmap_of_pud, TIMEOUT)
+TEST_F(vfio_pci_huge_mmap_test, partial_munmap_of_pud)
 {
 	struct bar_source *source = &self->test.source;
 	void *vaddr;
@@ -328,18 +325,18 @@ static void move_pud(struct __test_metadata *_metadata, struct huge_test *test, 
 	ASSERT_EQ(0, munmap(new, SZ_1G));
 }
 
-TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, move_pud, TIMEOUT)
+TEST_F(vfio_pci_huge_mmap_test, move_pud)
 {
 	move_pud(_metadata, &self->test, SZ_1G);
 }
 
-TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, move_half_of_pud, TIMEOUT)
+TEST_F(vfio_pci_huge_mmap_test, move_half_of_pud)
 {
 	move_pud(_metadata, &self->test, SZ_512M);
 }
 
 /* A huge page is gone as well when the memory is, and back again. */
-TEST_F_TIMEOUT(vfio_pci_huge_mmap_test, memory_state, TIMEOUT)
+TEST_F(vfio_pci_huge_mmap_test, memory_state)
 {
 	struct bar_source *source = &self->test.source;
 	size_t size = source->size < SZ_1G ? SZ_2M : SZ_1G;
@@ -387,7 +384,7 @@ static void *map_ranges(struct huge_test *test, const struct vfio_region_dma_ran
 }
 
 /* Pages that follow each other are as good as one range of them. */
-TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, merged, TIMEOUT)
+TEST_F(vfio_pci_huge_ranges_test, merged)
 {
 	struct vfio_region_dma_range ranges[SZ_2M / SZ_4K];
 	void *vaddr;
@@ -405,7 +402,7 @@ TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, merged, TIMEOUT)
 }
 
 /* Two of them in the wrong order are not. */
-TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, swapped, TIMEOUT)
+TEST_F(vfio_pci_huge_ranges_test, swapped)
 {
 	struct vfio_region_dma_range ranges[SZ_2M / SZ_4K];
 	void *vaddr;
@@ -427,7 +424,7 @@ TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, swapped, TIMEOUT)
 	ASSERT_EQ(0, munmap(vaddr, SZ_2M));
 }
 
-TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, aligned_ranges_in_any_order, TIMEOUT)
+TEST_F(vfio_pci_huge_ranges_test, aligned_ranges_in_any_order)
 {
 	struct vfio_region_dma_range ranges[] = {
 		{ SZ_8M, SZ_2M }, { SZ_2M, SZ_2M }, { SZ_4M, SZ_4M }, { SZ_8M, SZ_2M },
@@ -446,7 +443,7 @@ TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, aligned_ranges_in_any_order, TIMEOUT)
 }
 
 /* A border within a huge page, and then a huge page that fits again */
-TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, border_within, TIMEOUT)
+TEST_F(vfio_pci_huge_ranges_test, border_within)
 {
 	struct vfio_region_dma_range ranges[] = {
 		{ 0, SZ_1M }, { SZ_4M + SZ_1M, SZ_2M + SZ_1M },
@@ -463,7 +460,7 @@ TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, border_within, TIMEOUT)
 }
 
 /* A range ends one page early. What is behind it must not come along. */
-TEST_F_TIMEOUT(vfio_pci_huge_ranges_test, ends_one_page_early, TIMEOUT)
+TEST_F(vfio_pci_huge_ranges_test, ends_one_page_early)
 {
 	struct vfio_region_dma_range ranges[] = {
 		{ 0, SZ_2M - SZ_4K }, { SZ_8M, SZ_4K }, { SZ_2M, SZ_2M },

@@ -225,7 +225,7 @@ TEST_F(vfio_pci_mmap_lifetime_test, closed_while_away)
 }
 
 /* Each order of closing the four */
-TEST_F_TIMEOUT(vfio_pci_mmap_lifetime_test, every_order, 120)
+TEST_F(vfio_pci_mmap_lifetime_test, every_order)
 {
 	void (* const steps[])(fixture_data *self) = {
 		close_device, unmap_bar, close_dmabuf, unmap_dmabuf,
