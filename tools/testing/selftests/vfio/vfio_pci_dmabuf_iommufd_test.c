@@ -81,6 +81,7 @@ static void memory_close(fixture_data *self)
 FIXTURE_SETUP(vfio_pci_dmabuf_iommufd_test)
 {
 	struct vfio_pci_bar_word word;
+	const char *reason;
 
 	if (!memory_bdf)
 		SKIP(return, "It takes two devices");
@@ -91,6 +92,9 @@ FIXTURE_SETUP(vfio_pci_dmabuf_iommufd_test)
 		SKIP(return, "%s has no driver that does DMA", dma_bdf);
 
 	memory_open(self);
+	reason = vfio_pci_no_dmabuf(self->memory);
+	if (reason)
+		SKIP(return, "%s", reason);
 	for (self->bar = 0; self->bar < PCI_STD_NUM_BARS; self->bar++) {
 		word = vfio_pci_bar_word(self->memory, self->bar);
 		if (word.ram && self->memory->bars[self->bar].info.size >= 2 * DMABUF_SIZE)

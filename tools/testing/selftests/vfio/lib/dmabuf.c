@@ -8,6 +8,8 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include <linux/align.h>
+
 #include <libvfio.h>
 
 int __vfio_pci_dmabuf_export(struct vfio_pci_device *device, int bar, u32 open_flags,
@@ -70,37 +72,58 @@ int vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, int bar,
 	return vfio_pci_dmabuf_export(device, bar, O_RDWR | O_CLOEXEC, &range, 1);
 }
 
-const char *vfio_pci_bar_no_dmabuf_mmap(struct vfio_pci_device *device, int bar)
+const char *vfio_pci_no_dmabuf(struct vfio_pci_device *device)
+{
+	struct vfio_device_feature feature = {
+		.argsz = sizeof(feature),
+		.flags = VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_GET |
+			 VFIO_DEVICE_FEATURE_DMA_BUF,
+	};
+
+	if (!ioctl(device->fd, VFIO_DEVICE_FEATURE, &feature))
+		return NULL;
+
+	VFIO_ASSERT_TRUE(errno == ENOTTY || errno == EOPNOTSUPP);
+	return errno == ENOTTY ? "The kernel does not export DMABUFs" :
+				 "The driver does not export DMABUFs";
+}
+
+/*
+ * A kernel that lets a process map DMABUFs of a device backs mappings of its
+ * BARs with DMABUFs as well, unless the driver maps in a way of its own. So the
+ * one tells of the other, and a DMABUF that cannot be mapped is a failure.
+ */
+static bool bar_is_mapped_as_dmabuf(struct vfio_pci_device *device, int bar)
 {
 	const size_t page_size = getpagesize();
+	char line[512];
 	void *vaddr;
-	int fd;
+	bool ret;
 
-	if (!device->bars[bar].info.size)
-		return "There is no such BAR";
-	if (device->bars[bar].info.size < page_size)
-		return "The BAR is smaller than a page, which cannot be exported";
-
-	fd = __vfio_pci_dmabuf_export_range(device, bar, 0, page_size);
-	switch (fd) {
-	case -ENOTTY:
-		return "The kernel does not export DMABUFs";
-	case -EOPNOTSUPP:
-		return "The driver does not export DMABUFs";
-	case -ENODEV:
-	case -EINVAL:
-		return "The BAR cannot be exported";
-	}
-	VFIO_ASSERT_GE(fd, 0, "Failed to export a page of BAR%d: %s\n", bar, strerror(-fd));
-
-	vaddr = mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, 0);
-	VFIO_ASSERT_EQ(close(fd), 0);
-	if (vaddr == MAP_FAILED) {
-		VFIO_ASSERT_TRUE(errno == EINVAL || errno == EOPNOTSUPP);
-		return errno == EINVAL ? "The kernel does not map DMABUFs of vfio-pci" :
-					 "The driver does not map DMABUFs";
-	}
+	vaddr = mmap(NULL, page_size, PROT_READ, MAP_SHARED, device->fd,
+		     device->bars[bar].info.offset);
+	VFIO_ASSERT_NE(vaddr, MAP_FAILED, "Failed to map BAR%d\n", bar);
+	ret = proc_maps_line(vaddr, line, sizeof(line)) && strstr(line, "/dmabuf:");
 	VFIO_ASSERT_EQ(munmap(vaddr, page_size), 0);
+
+	return ret;
+}
+
+const char *vfio_pci_bar_no_dmabuf_mmap(struct vfio_pci_device *device, int bar)
+{
+	struct vfio_region_info *info = &device->bars[bar].info;
+	const char *reason;
+
+	if (!(info->flags & VFIO_REGION_INFO_FLAG_MMAP))
+		return "There is no such BAR to map";
+	if (!info->size || !IS_ALIGNED(info->size, getpagesize()))
+		return "The BAR is not of whole pages, which is what can be exported";
+
+	reason = vfio_pci_no_dmabuf(device);
+	if (reason)
+		return reason;
+	if (!bar_is_mapped_as_dmabuf(device, bar))
+		return "The kernel, or the driver, does not map DMABUFs";
 
 	return NULL;
 }
@@ -111,11 +134,11 @@ const char *vfio_pci_no_dmabuf_mmap(struct vfio_pci_device *device)
 	int i;
 
 	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
-		if (!device->bars[i].info.size)
+		if (!(device->bars[i].info.flags & VFIO_REGION_INFO_FLAG_MMAP))
 			continue;
 		reason = vfio_pci_bar_no_dmabuf_mmap(device, i);
 		if (!reason)
 			return NULL;
 	}
-	return reason ?: "The device has no BAR";
+	return reason ?: "The device has no BAR to map";
 }

@@ -148,30 +148,36 @@ ssize_t page_table_entry_size(const void *vaddr)
 	return ret;
 }
 
-bool proc_maps_has(const void *vaddr, const char *what)
+bool proc_maps_line(const void *vaddr, char *line, size_t size)
 {
+	bool found = false;
 	u64 start, end;
-	char line[512];
-	bool ret = false;
 	FILE *file;
 
 	file = fopen("/proc/self/maps", "r");
 	VFIO_ASSERT_NOT_NULL(file);
 
-	while (fgets(line, sizeof(line), file)) {
+	while (!found && fgets(line, size, file)) {
 		if (sscanf(line, "%lx-%lx", &start, &end) != 2)
 			continue;
-		if ((u64)vaddr < start || (u64)vaddr >= end)
-			continue;
-
-		ret = strstr(line, what);
-		if (!ret)
-			fprintf(stderr, "No \"%s\" in: %s", what, line);
-		break;
+		found = (u64)vaddr >= start && (u64)vaddr < end;
 	}
 	fclose(file);
 
-	return ret;
+	return found;
+}
+
+bool proc_maps_has(const void *vaddr, const char *what)
+{
+	char line[512];
+
+	if (!proc_maps_line(vaddr, line, sizeof(line)))
+		return false;
+	if (strstr(line, what))
+		return true;
+
+	fprintf(stderr, "No \"%s\" in: %s", what, line);
+	return false;
 }
 
 static const struct {

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
+#include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
 #include <sys/ioctl.h>
 
+#include <linux/limits.h>
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
 
@@ -130,23 +136,38 @@ const struct vfio_pci_memory_event vfio_pci_function_reset = {
 
 /* VFIO_DEVICE_PCI_HOT_RESET, of a device that is alone on its bus */
 
-static int hot_reset(struct vfio_pci_device *device)
+/*
+ * A port above 5 GT/s that can tell whether its link is active, and says no
+ * although the device is there: that is what QEMU's are like where hotplug is
+ * ACPI's. After a reset of the bus the kernel waits for the link if the device
+ * has power management, and gives it up for lost.
+ */
+static bool port_has_no_link(struct vfio_pci_device *device)
 {
-	struct vfio_pci_hot_reset *reset;
-	size_t argsz = sizeof(*reset) + sizeof(reset->group_fds[0]);
-	int ret;
+	u8 config[PCI_CFG_SPACE_SIZE], pos;
+	char path[PATH_MAX];
+	int fd, ttl = 48;
+	u32 lnkcap;
+	u16 lnksta;
 
-	reset = calloc_assert(1, argsz);
-	reset->argsz = argsz;
-	/* Without a group the device's iommufd tells that the bus is ours. */
-	if (device->group_fd) {
-		reset->count = 1;
-		reset->group_fds[0] = device->group_fd;
-	}
-	ret = ioctl(device->fd, VFIO_DEVICE_PCI_HOT_RESET, reset) ? -errno : 0;
-	free(reset);
+	snprintf_assert(path, sizeof(path), "/sys/bus/pci/devices/%s/../config", device->bdf);
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		return false;
+	VFIO_ASSERT_EQ(read(fd, config, sizeof(config)), sizeof(config));
+	VFIO_ASSERT_EQ(close(fd), 0);
 
-	return ret;
+	pos = config[PCI_CAPABILITY_LIST];
+	while (pos && config[pos + PCI_CAP_LIST_ID] != PCI_CAP_ID_EXP && ttl--)
+		pos = config[pos + PCI_CAP_LIST_NEXT];
+	if (!pos || pos > sizeof(config) - PCI_EXP_LNKSTA - sizeof(lnksta))
+		return false;
+
+	memcpy(&lnkcap, config + pos + PCI_EXP_LNKCAP, sizeof(lnkcap));
+	memcpy(&lnksta, config + pos + PCI_EXP_LNKSTA, sizeof(lnksta));
+	return (le32toh(lnkcap) & PCI_EXP_LNKCAP_SLS) > PCI_EXP_LNKCAP_SLS_5_0GB &&
+	       (le32toh(lnkcap) & PCI_EXP_LNKCAP_DLLLARC) &&
+	       !(le16toh(lnksta) & PCI_EXP_LNKSTA_DLLLA);
 }
 
 static const char *hot_reset_missing(struct vfio_pci_device *device)
@@ -162,15 +183,25 @@ static const char *hot_reset_missing(struct vfio_pci_device *device)
 		return "The device has no bus or slot to reset";
 	if (info.count != 1)
 		return "There are other devices on the bus";
-	/* QEMU's PCI Express devices can fail to get their link up again. */
-	if (hot_reset(device) == -ENOTTY)
-		return "The device does not come back from a reset of its bus";
+	if (vfio_pci_find_capability(device, PCI_CAP_ID_PM) && port_has_no_link(device))
+		return "The port of the device never says that its link is active";
 	return NULL;
 }
 
 static void hot_reset_take(struct vfio_pci_device *device)
 {
-	VFIO_ASSERT_EQ(hot_reset(device), 0);
+	struct vfio_pci_hot_reset *reset;
+	size_t argsz = sizeof(*reset) + sizeof(reset->group_fds[0]);
+
+	reset = calloc_assert(1, argsz);
+	reset->argsz = argsz;
+	/* Without a group the device's iommufd tells that the bus is ours. */
+	if (device->group_fd) {
+		reset->count = 1;
+		reset->group_fds[0] = device->group_fd;
+	}
+	ioctl_assert(device->fd, VFIO_DEVICE_PCI_HOT_RESET, reset);
+	free(reset);
 }
 
 const struct vfio_pci_memory_event vfio_pci_hot_reset = {

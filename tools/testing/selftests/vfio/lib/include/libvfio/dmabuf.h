@@ -25,12 +25,15 @@ int vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, int bar,
 				 u64 offset, u64 length);
 
 /*
- * Why a process cannot map a DMABUF of this BAR: it is no BAR to export, or the
- * kernel does not have it. NULL if it can.
+ * What this kernel, or this device, cannot do, in words, or NULL. None of these
+ * is found out by trying: where they say that it can, a failure is one.
  */
-const char *vfio_pci_bar_no_dmabuf_mmap(struct vfio_pci_device *device, int bar);
 
-/* The same for the device: NULL if a DMABUF of any of its BARs can be mapped */
+/* Export DMABUFs */
+const char *vfio_pci_no_dmabuf(struct vfio_pci_device *device);
+/* Export this BAR as a DMABUF and let a process map that */
+const char *vfio_pci_bar_no_dmabuf_mmap(struct vfio_pci_device *device, int bar);
+/* The same with any BAR */
 const char *vfio_pci_no_dmabuf_mmap(struct vfio_pci_device *device);
 
 #endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_DMABUF_H */

@@ -36,7 +36,9 @@ u64 mmio_count_faults(const void *vaddr, size_t size, size_t step);
  */
 ssize_t page_table_entry_size(const void *vaddr);
 
-/* Whether the mapping at an address has this in its line of /proc/self/maps */
+/* Look up the line of /proc/self/maps that has an address. False if there is none. */
+bool proc_maps_line(const void *vaddr, char *line, size_t size);
+/* Whether the mapping at an address has this in its line */
 bool proc_maps_has(const void *vaddr, const char *what);
 
 /*
