@@ -74,19 +74,19 @@ static void device_close(fixture_data *self)
 /* Open the device, and find a BAR for the client. Returns why there is none, or NULL. */
 static const char *client_test_setup(fixture_data *self, const char *iommu_mode)
 {
-	const char *reason = "The device has no BAR";
+	struct bar_source source;
+	const char *reason;
 
 	self->page_size = getpagesize();
 	self->iommu_mode = iommu_mode;
 	device_open(self);
-	for (self->bar = 0; self->bar < PCI_STD_NUM_BARS; self->bar++) {
-		if (!self->device->bars[self->bar].info.size)
-			continue;
-		reason = vfio_pci_bar_no_dmabuf_mmap(self->device, self->bar);
-		if (!reason)
-			break;
-	}
-	return reason;
+	reason = bar_source_open_largest(&source, self->device, true);
+	if (reason)
+		return reason;
+
+	self->bar = source.bar;
+	bar_source_close(&source);
+	return NULL;
 }
 
 static void client_test_teardown(fixture_data *self)

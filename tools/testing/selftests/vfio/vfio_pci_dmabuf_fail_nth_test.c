@@ -92,8 +92,8 @@ static int nr_dmabufs(void)
 
 FIXTURE_SETUP(vfio_pci_dmabuf_fail_nth_test)
 {
-	const char *reason = "The device has no BAR";
-	int bar, i;
+	const char *reason;
+	int i;
 
 	self->page_size = getpagesize();
 	self->fail_fd = open("/proc/thread-self/fail-nth", O_RDWR);
@@ -104,20 +104,16 @@ FIXTURE_SETUP(vfio_pci_dmabuf_fail_nth_test)
 	self->device = vfio_pci_device_init(device_bdf, self->iommu);
 	vfio_pci_bar_unmap_all(self->device);
 	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {
-		if (self->device->bars[bar].info.size < 2 * NR_RANGES * self->page_size)
-			continue;
-		reason = bar_source_open(&self->source, self->device, bar, true);
-		if (!reason)
-			break;
-	}
+	reason = bar_source_open_largest(&self->source, self->device, true);
 	if (reason)
 		SKIP(return, "%s", reason);
+	if (self->source.size < 2 * NR_RANGES * self->page_size)
+		SKIP(return, "No BAR has %d pages", 2 * NR_RANGES);
 
 	self->export = (struct export){
 		.feature.argsz = sizeof(self->export),
 		.feature.flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF,
-		.dma_buf.region_index = bar,
+		.dma_buf.region_index = self->source.bar,
 		.dma_buf.open_flags = O_RDWR | O_CLOEXEC,
 		.dma_buf.nr_ranges = NR_RANGES,
 	};

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 
 #include <linux/pci_regs.h>
@@ -22,16 +23,12 @@
 
 static const char *device_bdf;
 
-struct mmap_test {
+FIXTURE(vfio_pci_dmabuf_mmap_test) {
 	struct iommu *iommu;
 	struct vfio_pci_device *device;
 	/* What the ranges are looked at through */
-	struct bar_source source;
+	struct bar_source sources[MAX_BAR_SOURCES];
 	size_t page_size;
-};
-
-FIXTURE(vfio_pci_dmabuf_mmap_test) {
-	struct mmap_test test;
 };
 
 FIXTURE_VARIANT(vfio_pci_dmabuf_mmap_test) {
@@ -49,60 +46,32 @@ FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_mmap_test, iommufd) {
 
 FIXTURE_SETUP(vfio_pci_dmabuf_mmap_test)
 {
+	struct bar_source *source;
 	const char *reason;
 
-	self->test.page_size = getpagesize();
-	self->test.iommu = iommu_init(variant->iommu_mode);
-	self->test.device = vfio_pci_device_init(device_bdf, self->test.iommu);
-	vfio_pci_bar_unmap_all(self->test.device);
-	vfio_pci_cmd_set(self->test.device, PCI_COMMAND_MEMORY);
+	self->page_size = getpagesize();
+	self->iommu = iommu_init(variant->iommu_mode);
+	self->device = vfio_pci_device_init(device_bdf, self->iommu);
+	vfio_pci_bar_unmap_all(self->device);
+	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
 
-	reason = vfio_pci_no_dmabuf_mmap(self->test.device);
+	reason = bar_sources_open(self->sources, self->device, true);
 	if (reason)
 		SKIP(return, "%s", reason);
+
+	/* The same BARs through the device's fd */
+	for (source = self->sources; source->size; source++) {
+		bar_source_close(source);
+		ASSERT_EQ(NULL, bar_source_open(source, self->device, source->bar, false));
+	}
 }
 
 FIXTURE_TEARDOWN(vfio_pci_dmabuf_mmap_test)
 {
-	vfio_pci_device_cleanup(self->test.device);
-	iommu_cleanup(self->test.iommu);
+	bar_sources_close(self->sources);
+	vfio_pci_device_cleanup(self->device);
+	iommu_cleanup(self->iommu);
 }
-
-/*
- * A test that is done with each BAR of which a DMABUF can be mapped, as
- * self->source. It returns why it cannot be done with this one, or NULL.
- */
-#define TEST_EACH_BAR(_name)								\
-static const char *each_bar_##_name(struct __test_metadata *_metadata,			\
-				    struct mmap_test *self);				\
-											\
-TEST_F(vfio_pci_dmabuf_mmap_test, _name)						\
-{											\
-	const char *reason = NULL, *skipped;						\
-	bool done = false;								\
-	int bar;									\
-											\
-	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {					\
-		if (vfio_pci_bar_no_dmabuf_mmap(self->test.device, bar))		\
-			continue;							\
-		TH_LOG("BAR%d", bar);							\
-		ASSERT_EQ(NULL, bar_source_open(&self->test.source, self->test.device,	\
-						bar, false));				\
-		skipped = each_bar_##_name(_metadata, &self->test);			\
-		reason = skipped;							\
-		done |= !skipped;							\
-	}										\
-	if (!done)									\
-		SKIP(return, "%s", reason);						\
-}											\
-											\
-static const char *each_bar_##_name(struct __test_metadata *_metadata,			\
-				    struct mmap_test *self)
-
-#define try_write(_vaddr, _value) \
-	bar_word_try_write(&self->source.word, (_vaddr) + self->source.word.offset, _value)
-#define try_check(_vaddr, _value) \
-	bar_word_try_check(&self->source.word, (_vaddr) + self->source.word.offset, _value)
 
 static u32 page_tag(size_t page)
 {
@@ -114,24 +83,25 @@ static u32 page_tag(size_t page)
  * it, and through one of each page alone.
  */
 static void check_ranges(struct __test_metadata *_metadata,
-			 struct mmap_test *self,
+			 const struct bar_source *source,
 			 const struct vfio_region_dma_range *ranges, int nr_ranges)
 {
-	size_t page_size = self->page_size, size = 0, offset, pos = 0;
-	const struct vfio_pci_bar_word *word = &self->source.word;
+	size_t page_size = getpagesize(), size = 0, offset, pos = 0;
+	const struct vfio_pci_bar_word *word = &source->word;
 	void *bar, *all, *page;
 	int i, fd;
 
-	bar = bar_source_mmap(&self->source, 0, self->source.size);
+	bar = bar_source_mmap(source, 0, source->size);
 	for (i = 0; i < nr_ranges; i++) {
 		size += ranges[i].length;
 		for (offset = 0; word->ram && offset < ranges[i].length; offset += page_size)
-			ASSERT_TRUE(try_write(bar + ranges[i].offset + offset,
-					      page_tag((ranges[i].offset + offset) / page_size)));
+			ASSERT_TRUE(source_try_write(source, bar + ranges[i].offset + offset,
+						     page_tag((ranges[i].offset + offset) /
+							      page_size)));
 	}
-	ASSERT_TRUE(try_write(bar, page_tag(0)));
+	ASSERT_TRUE(source_try_write(source, bar, page_tag(0)));
 
-	fd = vfio_pci_dmabuf_export(self->device, self->source.bar, O_RDWR | O_CLOEXEC,
+	fd = vfio_pci_dmabuf_export(source->device, source->bar, O_RDWR | O_CLOEXEC,
 				    ranges, nr_ranges);
 	ASSERT_EQ(size, lseek(fd, 0, SEEK_END));
 	all = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -140,21 +110,22 @@ static void check_ranges(struct __test_metadata *_metadata,
 	for (i = 0; i < nr_ranges; i++) {
 		for (offset = 0; offset < ranges[i].length; offset += page_size) {
 			size_t where = ranges[i].offset + offset;
+			u32 tag = page_tag(where / page_size);
 
 			page = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, pos);
 			ASSERT_NE(MAP_FAILED, page);
 			ASSERT_TRUE(mmio_try_touch(all + pos));
 			if (word->ram || (word->mask && !where)) {
-				ASSERT_TRUE(try_check(all + pos, page_tag(where / page_size)))
+				ASSERT_TRUE(source_try_check(source, all + pos, tag))
 					TH_LOG("%#zx should be %#zx of the BAR", pos, where);
-				ASSERT_TRUE(try_check(page, page_tag(where / page_size)));
-				ASSERT_TRUE(try_write(page, ~page_tag(where / page_size)));
-				ASSERT_TRUE(try_check(bar + where, ~page_tag(where / page_size)));
-				ASSERT_TRUE(try_write(all + pos, page_tag(where / page_size)));
-				ASSERT_TRUE(try_check(bar + where, page_tag(where / page_size)));
+				ASSERT_TRUE(source_try_check(source, page, tag));
+				ASSERT_TRUE(source_try_write(source, page, ~tag));
+				ASSERT_TRUE(source_try_check(source, bar + where, ~tag));
+				ASSERT_TRUE(source_try_write(source, all + pos, tag));
+				ASSERT_TRUE(source_try_check(source, bar + where, tag));
 			} else if (word->mask) {
-				ASSERT_FALSE(try_check(all + pos, page_tag(0)));
-				ASSERT_FALSE(try_check(page, page_tag(0)));
+				ASSERT_FALSE(source_try_check(source, all + pos, page_tag(0)));
+				ASSERT_FALSE(source_try_check(source, page, page_tag(0)));
 			}
 			ASSERT_EQ(0, munmap(page, page_size));
 			pos += page_size;
@@ -168,143 +139,210 @@ static void check_ranges(struct __test_metadata *_metadata,
 	ASSERT_EQ(EINVAL, errno);
 
 	ASSERT_EQ(0, munmap(all, size));
-	ASSERT_EQ(0, munmap(bar, self->source.size));
+	ASSERT_EQ(0, munmap(bar, source->size));
 	ASSERT_EQ(0, close(fd));
 }
 
-TEST_EACH_BAR(ranges_in_any_order)
+TEST_F(vfio_pci_dmabuf_mmap_test, ranges_in_any_order)
 {
-	size_t page_size = self->page_size;
-	struct vfio_region_dma_range two[] = {
-		{ page_size, page_size }, { 0, page_size },
-	};
-	struct vfio_region_dma_range five[] = {
-		{ 7 * page_size, page_size }, { 2 * page_size, 3 * page_size },
-		{ 0, page_size }, { page_size, page_size }, { 10 * page_size, 6 * page_size },
-	};
+	struct bar_source *source;
 
-	if (self->source.size < 2 * page_size)
-		return "The BAR has a single page";
+	if (bar_sources_largest(self->sources) < 2 * self->page_size)
+		SKIP(return, "No BAR has 2 pages");
 
-	check_ranges(_metadata, self, two, ARRAY_SIZE(two));
-	if (self->source.size >= 16 * page_size)
-		check_ranges(_metadata, self, five, ARRAY_SIZE(five));
-	return NULL;
+	for (source = self->sources; source->size; source++) {
+		size_t page_size = self->page_size;
+		struct vfio_region_dma_range two[] = {
+			{ page_size, page_size }, { 0, page_size },
+		};
+		struct vfio_region_dma_range five[] = {
+			{ 7 * page_size, page_size }, { 2 * page_size, 3 * page_size },
+			{ 0, page_size }, { page_size, page_size },
+			{ 10 * page_size, 6 * page_size },
+		};
+
+		if (source->size < 2 * self->page_size)
+			continue;
+
+		TH_LOG("BAR%d", source->bar);
+		check_ranges(_metadata, source, two, ARRAY_SIZE(two));
+		if (source->size >= 16 * page_size)
+			check_ranges(_metadata, source, five, ARRAY_SIZE(five));
+	}
 }
 
-TEST_EACH_BAR(ranges_overlap)
+TEST_F(vfio_pci_dmabuf_mmap_test, ranges_overlap)
 {
-	size_t page_size = self->page_size;
-	struct vfio_region_dma_range same[] = {
-		{ 0, page_size }, { 0, page_size }, { 0, page_size },
-	};
-	struct vfio_region_dma_range more[] = {
-		{ 0, 3 * page_size }, { page_size, 3 * page_size },
-		{ 2 * page_size, page_size }, { 0, 4 * page_size },
-	};
+	struct bar_source *source;
 
-	check_ranges(_metadata, self, same, ARRAY_SIZE(same));
-	if (self->source.size >= 4 * page_size)
-		check_ranges(_metadata, self, more, ARRAY_SIZE(more));
-	return NULL;
+	for (source = self->sources; source->size; source++) {
+		size_t page_size = self->page_size;
+		struct vfio_region_dma_range same[] = {
+			{ 0, page_size }, { 0, page_size }, { 0, page_size },
+		};
+		struct vfio_region_dma_range more[] = {
+			{ 0, 3 * page_size }, { page_size, 3 * page_size },
+			{ 2 * page_size, page_size }, { 0, 4 * page_size },
+		};
+
+		TH_LOG("BAR%d", source->bar);
+		check_ranges(_metadata, source, same, ARRAY_SIZE(same));
+		if (source->size >= 4 * page_size)
+			check_ranges(_metadata, source, more, ARRAY_SIZE(more));
+	}
 }
 
 /* An offset that is not the start of the BAR */
-TEST_EACH_BAR(range_at_the_end)
+TEST_F(vfio_pci_dmabuf_mmap_test, range_at_the_end)
 {
-	struct vfio_region_dma_range last = {
-		self->source.size - self->page_size, self->page_size
-	};
+	struct bar_source *source;
 
-	check_ranges(_metadata, self, &last, 1);
-	return NULL;
+	for (source = self->sources; source->size; source++) {
+		struct vfio_region_dma_range last = {
+			source->size - self->page_size, self->page_size
+		};
+
+		TH_LOG("BAR%d", source->bar);
+		check_ranges(_metadata, source, &last, 1);
+	}
 }
 
 /* None of them next to its neighbour, so that there is nothing to merge */
-TEST_EACH_BAR(many_ranges)
+TEST_F(vfio_pci_dmabuf_mmap_test, many_ranges)
 {
-	size_t nr = min_t(size_t, self->source.size / self->page_size, MAX_RANGES), i;
-	struct vfio_region_dma_range *ranges;
+	struct bar_source *source;
 
-	if (nr < 2)
-		return "The BAR has a single page";
+	if (bar_sources_largest(self->sources) < 2 * self->page_size)
+		SKIP(return, "No BAR has 2 pages");
 
-	ranges = calloc_assert(nr, sizeof(*ranges));
-	for (i = 0; i < nr; i++) {
-		ranges[i].offset = (nr - 1 - i) * self->page_size;
-		ranges[i].length = self->page_size;
+	for (source = self->sources; source->size; source++) {
+		size_t nr = min_t(size_t, source->size / self->page_size, MAX_RANGES), i;
+		struct vfio_region_dma_range *ranges;
+
+		if (source->size < 2 * self->page_size)
+			continue;
+
+		TH_LOG("BAR%d", source->bar);
+		ranges = calloc_assert(nr, sizeof(*ranges));
+		for (i = 0; i < nr; i++) {
+			ranges[i].offset = (nr - 1 - i) * self->page_size;
+			ranges[i].length = self->page_size;
+		}
+		check_ranges(_metadata, source, ranges, nr);
+		free(ranges);
 	}
-	check_ranges(_metadata, self, ranges, nr);
-	free(ranges);
-	return NULL;
 }
 
-TEST_EACH_BAR(bad_ranges)
+TEST_F(vfio_pci_dmabuf_mmap_test, bad_ranges)
 {
-	size_t page_size = self->page_size, size = self->source.size;
-	struct vfio_region_dma_range bad[] = {
-		{ 0, 0 }, { 0, page_size / 2 }, { page_size / 2, page_size },
-		{ 0, size + page_size }, { size, page_size }, { -page_size, page_size },
-		{ -page_size, 2 * page_size }, { page_size, -page_size },
-	};
-	int i, ret;
+	struct bar_source *source;
 
-	for (i = 0; i < ARRAY_SIZE(bad); i++) {
-		struct vfio_region_dma_range two[] = { { 0, page_size }, bad[i] };
+	for (source = self->sources; source->size; source++) {
+		size_t page_size = self->page_size, size = source->size;
+		struct vfio_region_dma_range bad[] = {
+			{ 0, 0 }, { 0, page_size / 2 }, { page_size / 2, page_size },
+			{ 0, size + page_size }, { size, page_size }, { -page_size, page_size },
+			{ -page_size, 2 * page_size }, { page_size, -page_size },
+		};
+		int bar = source->bar, i, ret;
 
-		ret = __vfio_pci_dmabuf_export(self->device, self->source.bar, O_RDWR, &bad[i], 1);
-		ASSERT_TRUE(ret == -EINVAL || ret == -EOVERFLOW)
-			TH_LOG("range %d: %d", i, ret);
-		ret = __vfio_pci_dmabuf_export(self->device, self->source.bar, O_RDWR, two, 2);
-		ASSERT_TRUE(ret == -EINVAL || ret == -EOVERFLOW)
-			TH_LOG("range %d: %d", i, ret);
+		TH_LOG("BAR%d", bar);
+		for (i = 0; i < ARRAY_SIZE(bad); i++) {
+			struct vfio_region_dma_range two[] = { { 0, page_size }, bad[i] };
+
+			ret = __vfio_pci_dmabuf_export(self->device, bar, O_RDWR, &bad[i], 1);
+			ASSERT_TRUE(ret == -EINVAL || ret == -EOVERFLOW)
+				TH_LOG("range %d: %d", i, ret);
+			ret = __vfio_pci_dmabuf_export(self->device, bar, O_RDWR, two, 2);
+			ASSERT_TRUE(ret == -EINVAL || ret == -EOVERFLOW)
+				TH_LOG("range %d: %d", i, ret);
+		}
+		ret = __vfio_pci_dmabuf_export(self->device, bar, O_RDWR, bad, 0);
+		ASSERT_EQ(-EINVAL, ret);
 	}
-	ret = __vfio_pci_dmabuf_export(self->device, self->source.bar, O_RDWR, bad, 0);
-	ASSERT_EQ(-EINVAL, ret);
-	return NULL;
+}
+
+/* There are no flags yet, and what is none must not pass for one later. */
+TEST_F(vfio_pci_dmabuf_mmap_test, unknown_flags)
+{
+	struct bar_source *source;
+
+	for (source = self->sources; source->size; source++) {
+		struct {
+			struct vfio_device_feature feature;
+			struct vfio_device_feature_dma_buf dma_buf;
+			struct vfio_region_dma_range range;
+		} export = {
+			.feature.argsz = sizeof(export),
+			.feature.flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF,
+			.dma_buf.region_index = source->bar,
+			.dma_buf.open_flags = O_RDWR | O_CLOEXEC,
+			.dma_buf.nr_ranges = 1,
+			.range.length = self->page_size,
+		};
+		int bit, fd;
+
+		TH_LOG("BAR%d", source->bar);
+		for (bit = 0; bit < 32; bit++) {
+			export.dma_buf.flags = 1U << bit;
+			ASSERT_EQ(-1, ioctl(self->device->fd, VFIO_DEVICE_FEATURE, &export))
+				TH_LOG("bit %d", bit);
+			ASSERT_EQ(EINVAL, errno);
+		}
+		export.dma_buf.flags = 0;
+		fd = ioctl(self->device->fd, VFIO_DEVICE_FEATURE, &export);
+		ASSERT_LE(0, fd);
+		ASSERT_EQ(0, close(fd));
+	}
 }
 
 /* The access mode of the fd is the most that a mapping of it can have. */
-TEST_EACH_BAR(read_only)
+TEST_F(vfio_pci_dmabuf_mmap_test, read_only)
 {
-	size_t page_size = self->page_size;
-	struct vfio_region_dma_range range = { 0, page_size };
-	void *bar, *vaddr;
-	char path[64];
-	int fd;
+	struct bar_source *source;
 
-	bar = bar_source_mmap(&self->source, 0, page_size);
-	ASSERT_TRUE(try_write(bar, 0x5ec2e7));
+	for (source = self->sources; source->size; source++) {
+		size_t page_size = self->page_size;
+		struct vfio_region_dma_range range = { 0, page_size };
+		void *bar, *vaddr;
+		char path[64];
+		int fd;
 
-	fd = vfio_pci_dmabuf_export(self->device, self->source.bar, O_RDONLY | O_CLOEXEC,
-				    &range, 1);
+		TH_LOG("BAR%d", source->bar);
+		bar = bar_source_mmap(source, 0, page_size);
+		ASSERT_TRUE(source_try_write(source, bar, 0x5ec2e7));
 
-	ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, PROT_WRITE, MAP_SHARED, fd, 0));
-	ASSERT_EQ(EACCES, errno);
-	ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
-	ASSERT_EQ(EACCES, errno);
-	ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0));
-	ASSERT_EQ(EINVAL, errno);
+		fd = vfio_pci_dmabuf_export(self->device, source->bar, O_RDONLY | O_CLOEXEC,
+					    &range, 1);
 
-	vaddr = mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, vaddr);
-	ASSERT_TRUE(try_check(vaddr, 0x5ec2e7));
+		ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, PROT_WRITE, MAP_SHARED, fd, 0));
+		ASSERT_EQ(EACCES, errno);
+		ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED,
+					   fd, 0));
+		ASSERT_EQ(EACCES, errno);
+		ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE,
+					   fd, 0));
+		ASSERT_EQ(EINVAL, errno);
 
-	ASSERT_EQ(-1, mprotect(vaddr, page_size, PROT_READ | PROT_WRITE));
-	ASSERT_EQ(EACCES, errno);
-	ASSERT_EQ(-1, mprotect(vaddr, page_size, PROT_WRITE));
-	ASSERT_EQ(EACCES, errno);
-	ASSERT_TRUE(try_check(vaddr, 0x5ec2e7));
+		vaddr = mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, 0);
+		ASSERT_NE(MAP_FAILED, vaddr);
+		ASSERT_TRUE(source_try_check(source, vaddr, 0x5ec2e7));
 
-	/* It does not get any better by opening it again. */
-	snprintf_assert(path, sizeof(path), "/proc/self/fd/%d", fd);
-	ASSERT_EQ(-1, open(path, O_RDWR));
-	ASSERT_EQ(ENXIO, errno);
+		ASSERT_EQ(-1, mprotect(vaddr, page_size, PROT_READ | PROT_WRITE));
+		ASSERT_EQ(EACCES, errno);
+		ASSERT_EQ(-1, mprotect(vaddr, page_size, PROT_WRITE));
+		ASSERT_EQ(EACCES, errno);
+		ASSERT_TRUE(source_try_check(source, vaddr, 0x5ec2e7));
 
-	ASSERT_EQ(0, munmap(vaddr, page_size));
-	ASSERT_EQ(0, munmap(bar, page_size));
-	ASSERT_EQ(0, close(fd));
-	return NULL;
+		/* It does not get any better by opening it again. */
+		snprintf_assert(path, sizeof(path), "/proc/self/fd/%d", fd);
+		ASSERT_EQ(-1, open(path, O_RDWR));
+		ASSERT_EQ(ENXIO, errno);
+
+		ASSERT_EQ(0, munmap(vaddr, page_size));
+		ASSERT_EQ(0, munmap(bar, page_size));
+		ASSERT_EQ(0, close(fd));
+	}
 }
 
 /* The fd is all it takes, and who has it needs nothing else from there on. */
@@ -335,38 +373,42 @@ static int map_and_use(int sock, void *arg)
 	return 0;
 }
 
-TEST_EACH_BAR(client)
+TEST_F(vfio_pci_dmabuf_mmap_test, client)
 {
-	struct client (* const start[])(int (*main)(int sock, void *arg), void *arg) = {
-		client_start,
-		client_start_unprivileged,
-	};
-	struct client_args args = {
-		.word = self->source.word,
-		.size = self->page_size,
-	};
-	struct client client;
-	void *bar;
-	int i, fd;
+	struct bar_source *source;
 
-	for (i = 0; i < ARRAY_SIZE(start); i++) {
-		client = start[i](map_and_use, &args);
+	for (source = self->sources; source->size; source++) {
+		struct client (* const start[])(int (*main)(int sock, void *arg), void *arg) = {
+			client_start,
+			client_start_unprivileged,
+		};
+		struct client_args args = {
+			.word = source->word,
+			.size = self->page_size,
+		};
+		struct client client;
+		void *bar;
+		int i, fd;
 
-		bar = bar_source_mmap(&self->source, 0, self->page_size);
-		ASSERT_TRUE(try_write(bar, 0x0f0f0f0f));
+		TH_LOG("BAR%d", source->bar);
+		for (i = 0; i < ARRAY_SIZE(start); i++) {
+			client = start[i](map_and_use, &args);
 
-		fd = vfio_pci_dmabuf_export_range(self->device, self->source.bar, 0, args.size);
-		send_fd(client.sock, fd);
-		meet(client.sock);
-		ASSERT_TRUE(try_check(bar, 0xf0f0f0f0));
+			bar = bar_source_mmap(source, 0, self->page_size);
+			ASSERT_TRUE(source_try_write(source, bar, 0x0f0f0f0f));
 
-		ASSERT_EQ(0, close(fd));
-		meet(client.sock);
-		ASSERT_EQ(0, client_wait(&client));
-		ASSERT_TRUE(try_check(bar, 0x12ff21ff));
-		ASSERT_EQ(0, munmap(bar, self->page_size));
+			fd = vfio_pci_dmabuf_export_range(self->device, source->bar, 0, args.size);
+			send_fd(client.sock, fd);
+			meet(client.sock);
+			ASSERT_TRUE(source_try_check(source, bar, 0xf0f0f0f0));
+
+			ASSERT_EQ(0, close(fd));
+			meet(client.sock);
+			ASSERT_EQ(0, client_wait(&client));
+			ASSERT_TRUE(source_try_check(source, bar, 0x12ff21ff));
+			ASSERT_EQ(0, munmap(bar, self->page_size));
+		}
 	}
-	return NULL;
 }
 
 int main(int argc, char *argv[])

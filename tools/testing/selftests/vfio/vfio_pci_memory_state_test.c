@@ -30,9 +30,9 @@ struct mapping {
 struct state {
 	struct iommu *iommu;
 	struct vfio_pci_device *device;
-	/* Ends with one that has no vaddr */
+	struct bar_source sources[MAX_BAR_SOURCES];
+	/* One of each, and one at the end that has no vaddr */
 	struct mapping mappings[PCI_STD_NUM_BARS + 1];
-	int nr_mappings;
 	size_t page_size;
 };
 
@@ -40,8 +40,9 @@ struct state {
 static const char *state_setup(struct state *state, const char *iommu_mode,
 			       const struct vfio_pci_memory_event *event, bool delegated)
 {
+	struct mapping *mapping = state->mappings;
+	struct bar_source *source;
 	const char *reason;
-	int i;
 
 	state->page_size = getpagesize();
 	state->iommu = iommu_init(iommu_mode);
@@ -52,32 +53,25 @@ static const char *state_setup(struct state *state, const char *iommu_mode,
 	reason = event->missing(state->device);
 	if (reason)
 		return reason;
+	reason = bar_sources_open(state->sources, state->device, delegated);
+	if (reason)
+		return reason;
 
-	reason = "The device has no BAR";
-	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
-		struct mapping *mapping = &state->mappings[state->nr_mappings];
-
-		if (!state->device->bars[i].info.size)
-			continue;
-		reason = bar_source_open(&mapping->source, state->device, i, delegated);
-		if (reason)
-			continue;
-		mapping->vaddr = bar_source_mmap(&mapping->source, 0, mapping->source.size);
-		state->nr_mappings++;
+	for (source = state->sources; source->size; source++) {
+		mapping->source = *source;
+		mapping->vaddr = bar_source_mmap(source, 0, source->size);
+		mapping++;
 	}
-	return state->nr_mappings ? NULL : reason;
+	return NULL;
 }
 
 static void state_teardown(struct state *state)
 {
-	int i;
+	struct mapping *mapping;
 
-	for (i = 0; i < state->nr_mappings; i++) {
-		struct mapping *mapping = &state->mappings[i];
-
+	for (mapping = state->mappings; mapping->vaddr; mapping++)
 		VFIO_ASSERT_EQ(munmap(mapping->vaddr, mapping->source.size), 0);
-		bar_source_close(&mapping->source);
-	}
+	bar_sources_close(state->sources);
 	vfio_pci_device_cleanup(state->device);
 	iommu_cleanup(state->iommu);
 }
@@ -141,7 +135,9 @@ static void moved_and_split(struct __test_metadata *_metadata, struct state *sta
 			    const struct vfio_pci_memory_event *event)
 {
 	struct mapping *mapping;
-	int tested = 0;
+
+	if (bar_sources_largest(state->sources) < 3 * state->page_size)
+		SKIP(return, "No BAR has 3 pages");
 
 	for (mapping = state->mappings; mapping->vaddr; mapping++) {
 		size_t size = mapping->source.size, last = size - state->page_size;
@@ -165,29 +161,8 @@ static void moved_and_split(struct __test_metadata *_metadata, struct state *sta
 		ASSERT_EQ(1, mmio_count_faults(to, 1, 1));
 		ASSERT_EQ(1, mmio_count_faults(to + last, 1, 1));
 		ASSERT_TRUE(is_there(mapping, 0x02020202));
-		tested++;
 	}
-	if (!tested)
-		SKIP(return, "No BAR has 3 pages");
 }
-
-/* Each event for each kind of mapping, and for both ways to open a device */
-#define MEMORY_EVENT_VARIANT(_fixture, _name, _event, _iommu_mode, _delegated)	\
-FIXTURE_VARIANT_ADD(_fixture, _name) {						\
-	.event = &vfio_pci_##_event,						\
-	.iommu_mode = _iommu_mode,						\
-	.delegated = _delegated,						\
-}
-
-#define MEMORY_EVENT_VARIANTS(_fixture, _event)					\
-MEMORY_EVENT_VARIANT(_fixture, bar_##_event##_group, _event,			\
-		     MODE_VFIO_TYPE1V2_IOMMU, false);				\
-MEMORY_EVENT_VARIANT(_fixture, bar_##_event##_iommufd, _event,			\
-		     MODE_IOMMUFD, false);					\
-MEMORY_EVENT_VARIANT(_fixture, dmabuf_##_event##_group, _event,			\
-		     MODE_VFIO_TYPE1V2_IOMMU, true);				\
-MEMORY_EVENT_VARIANT(_fixture, dmabuf_##_event##_iommufd, _event,		\
-		     MODE_IOMMUFD, true)
 
 /* The memory is away until something gives it back. */
 FIXTURE(vfio_pci_memory_away_test) {
@@ -200,9 +175,20 @@ FIXTURE_VARIANT(vfio_pci_memory_away_test) {
 	bool delegated;
 };
 
-MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_test, memory_decode);
-MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_test, d3hot);
-MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_test, low_power);
+#define AWAY(_variant) FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, _variant)
+
+AWAY(bar_memory_decode_group) { &vfio_pci_memory_decode, MODE_VFIO_TYPE1V2_IOMMU, false };
+AWAY(bar_memory_decode_iommufd) { &vfio_pci_memory_decode, MODE_IOMMUFD, false };
+AWAY(bar_d3hot_group) { &vfio_pci_d3hot, MODE_VFIO_TYPE1V2_IOMMU, false };
+AWAY(bar_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, false };
+AWAY(bar_low_power_group) { &vfio_pci_low_power, MODE_VFIO_TYPE1V2_IOMMU, false };
+AWAY(bar_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, false };
+AWAY(dmabuf_memory_decode_group) { &vfio_pci_memory_decode, MODE_VFIO_TYPE1V2_IOMMU, true };
+AWAY(dmabuf_memory_decode_iommufd) { &vfio_pci_memory_decode, MODE_IOMMUFD, true };
+AWAY(dmabuf_d3hot_group) { &vfio_pci_d3hot, MODE_VFIO_TYPE1V2_IOMMU, true };
+AWAY(dmabuf_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, true };
+AWAY(dmabuf_low_power_group) { &vfio_pci_low_power, MODE_VFIO_TYPE1V2_IOMMU, true };
+AWAY(dmabuf_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, true };
 
 FIXTURE_SETUP(vfio_pci_memory_away_test)
 {
@@ -262,9 +248,20 @@ FIXTURE_VARIANT(vfio_pci_reset_test) {
 	bool delegated;
 };
 
-MEMORY_EVENT_VARIANTS(vfio_pci_reset_test, function_reset);
-MEMORY_EVENT_VARIANTS(vfio_pci_reset_test, hot_reset);
-MEMORY_EVENT_VARIANTS(vfio_pci_reset_test, flr);
+#define RESET(_variant) FIXTURE_VARIANT_ADD(vfio_pci_reset_test, _variant)
+
+RESET(bar_function_reset_group) { &vfio_pci_function_reset, MODE_VFIO_TYPE1V2_IOMMU, false };
+RESET(bar_function_reset_iommufd) { &vfio_pci_function_reset, MODE_IOMMUFD, false };
+RESET(bar_hot_reset_group) { &vfio_pci_hot_reset, MODE_VFIO_TYPE1V2_IOMMU, false };
+RESET(bar_hot_reset_iommufd) { &vfio_pci_hot_reset, MODE_IOMMUFD, false };
+RESET(bar_flr_group) { &vfio_pci_flr, MODE_VFIO_TYPE1V2_IOMMU, false };
+RESET(bar_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, false };
+RESET(dmabuf_function_reset_group) { &vfio_pci_function_reset, MODE_VFIO_TYPE1V2_IOMMU, true };
+RESET(dmabuf_function_reset_iommufd) { &vfio_pci_function_reset, MODE_IOMMUFD, true };
+RESET(dmabuf_hot_reset_group) { &vfio_pci_hot_reset, MODE_VFIO_TYPE1V2_IOMMU, true };
+RESET(dmabuf_hot_reset_iommufd) { &vfio_pci_hot_reset, MODE_IOMMUFD, true };
+RESET(dmabuf_flr_group) { &vfio_pci_flr, MODE_VFIO_TYPE1V2_IOMMU, true };
+RESET(dmabuf_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, true };
 
 FIXTURE_SETUP(vfio_pci_reset_test)
 {
@@ -353,11 +350,28 @@ FIXTURE_VARIANT(vfio_pci_memory_away_twice_test) {
 	bool delegated;
 };
 
-MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_twice_test, d3hot);
-MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_twice_test, low_power);
-MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_twice_test, function_reset);
-MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_twice_test, hot_reset);
-MEMORY_EVENT_VARIANTS(vfio_pci_memory_away_twice_test, flr);
+#define AWAY_TWICE(_variant) FIXTURE_VARIANT_ADD(vfio_pci_memory_away_twice_test, _variant)
+
+AWAY_TWICE(bar_d3hot_group) { &vfio_pci_d3hot, MODE_VFIO_TYPE1V2_IOMMU, false };
+AWAY_TWICE(bar_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, false };
+AWAY_TWICE(bar_low_power_group) { &vfio_pci_low_power, MODE_VFIO_TYPE1V2_IOMMU, false };
+AWAY_TWICE(bar_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, false };
+AWAY_TWICE(bar_function_reset_group) { &vfio_pci_function_reset, MODE_VFIO_TYPE1V2_IOMMU, false };
+AWAY_TWICE(bar_function_reset_iommufd) { &vfio_pci_function_reset, MODE_IOMMUFD, false };
+AWAY_TWICE(bar_hot_reset_group) { &vfio_pci_hot_reset, MODE_VFIO_TYPE1V2_IOMMU, false };
+AWAY_TWICE(bar_hot_reset_iommufd) { &vfio_pci_hot_reset, MODE_IOMMUFD, false };
+AWAY_TWICE(bar_flr_group) { &vfio_pci_flr, MODE_VFIO_TYPE1V2_IOMMU, false };
+AWAY_TWICE(bar_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, false };
+AWAY_TWICE(dmabuf_d3hot_group) { &vfio_pci_d3hot, MODE_VFIO_TYPE1V2_IOMMU, true };
+AWAY_TWICE(dmabuf_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, true };
+AWAY_TWICE(dmabuf_low_power_group) { &vfio_pci_low_power, MODE_VFIO_TYPE1V2_IOMMU, true };
+AWAY_TWICE(dmabuf_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, true };
+AWAY_TWICE(dmabuf_function_reset_group) { &vfio_pci_function_reset, MODE_VFIO_TYPE1V2_IOMMU, true };
+AWAY_TWICE(dmabuf_function_reset_iommufd) { &vfio_pci_function_reset, MODE_IOMMUFD, true };
+AWAY_TWICE(dmabuf_hot_reset_group) { &vfio_pci_hot_reset, MODE_VFIO_TYPE1V2_IOMMU, true };
+AWAY_TWICE(dmabuf_hot_reset_iommufd) { &vfio_pci_hot_reset, MODE_IOMMUFD, true };
+AWAY_TWICE(dmabuf_flr_group) { &vfio_pci_flr, MODE_VFIO_TYPE1V2_IOMMU, true };
+AWAY_TWICE(dmabuf_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, true };
 
 FIXTURE_SETUP(vfio_pci_memory_away_twice_test)
 {

@@ -45,12 +45,10 @@ FIXTURE_VARIANT_ADD(vfio_pci_mmap_lifetime_test, iommufd) {
 	.iommu_mode = MODE_IOMMUFD,
 };
 
-/* Open the device and map a page of its first BAR that can be mapped. */
-static const char *open_all(fixture_data *self,
-			    const char *iommu_mode)
+/* Open the device and map a page of its largest BAR. */
+static const char *open_all(fixture_data *self, const char *iommu_mode)
 {
-	const char *reason = "The device has no BAR";
-	int bar;
+	const char *reason;
 
 	self->page_size = getpagesize();
 	self->dmabuf_fd = -1;
@@ -60,20 +58,13 @@ static const char *open_all(fixture_data *self,
 	vfio_pci_bar_unmap_all(self->device);
 	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
 
-	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {
-		if (self->device->bars[bar].info.size < self->page_size)
-			continue;
-		reason = bar_source_open(&self->source, self->device, bar, false);
-		if (!reason)
-			break;
-	}
+	reason = bar_source_open_largest(&self->source, self->device, false);
 	if (reason)
 		return reason;
 	self->bar = bar_source_mmap(&self->source, 0, self->page_size);
 
-	reason = vfio_pci_bar_no_dmabuf_mmap(self->device, bar);
-	if (!reason) {
-		self->dmabuf_fd = vfio_pci_dmabuf_export_range(self->device, bar, 0,
+	if (!vfio_pci_bar_no_dmabuf_mmap(self->device, self->source.bar)) {
+		self->dmabuf_fd = vfio_pci_dmabuf_export_range(self->device, self->source.bar, 0,
 							       self->page_size);
 		self->dmabuf = mmap(NULL, self->page_size, PROT_READ | PROT_WRITE, MAP_SHARED,
 				    self->dmabuf_fd, 0);
@@ -128,11 +119,6 @@ FIXTURE_TEARDOWN(vfio_pci_mmap_lifetime_test)
 	iommu_cleanup(self->iommu);
 }
 
-#define try_write(_vaddr, _value) \
-	bar_word_try_write(&self->source.word, (_vaddr) + self->source.word.offset, _value)
-#define try_check(_vaddr, _value) \
-	bar_word_try_check(&self->source.word, (_vaddr) + self->source.word.offset, _value)
-
 /* What is left works, or it does not, as it should. */
 static void check(struct __test_metadata *_metadata,
 		  fixture_data *self)
@@ -141,12 +127,12 @@ static void check(struct __test_metadata *_metadata,
 	void *vaddr;
 
 	if (self->bar) {
-		ASSERT_TRUE(try_write(self->bar, 0x0badbabe));
-		ASSERT_TRUE(try_check(self->bar, 0x0badbabe));
+		ASSERT_TRUE(source_try_write(&self->source, self->bar, 0x0badbabe));
+		ASSERT_TRUE(source_try_check(&self->source, self->bar, 0x0badbabe));
 	}
 	if (self->dmabuf && open) {
-		ASSERT_TRUE(try_write(self->dmabuf, 0x0c0ffee0));
-		ASSERT_TRUE(try_check(self->dmabuf, 0x0c0ffee0));
+		ASSERT_TRUE(source_try_write(&self->source, self->dmabuf, 0x0c0ffee0));
+		ASSERT_TRUE(source_try_check(&self->source, self->dmabuf, 0x0c0ffee0));
 	} else if (self->dmabuf) {
 		ASSERT_FALSE(mmio_try_touch(self->dmabuf));
 		ASSERT_FALSE(mmio_try_write(self->dmabuf + self->source.word.offset, 0));
@@ -271,8 +257,8 @@ TEST_F(vfio_pci_mmap_lifetime_test, child_keeps_the_device_open)
 	close_device(self);
 
 	if (self->dmabuf) {
-		ASSERT_TRUE(try_write(self->dmabuf, 0x0c0ffee0));
-		ASSERT_TRUE(try_check(self->dmabuf, 0x0c0ffee0));
+		ASSERT_TRUE(source_try_write(&self->source, self->dmabuf, 0x0c0ffee0));
+		ASSERT_TRUE(source_try_check(&self->source, self->dmabuf, 0x0c0ffee0));
 	}
 	meet(child.sock);
 	ASSERT_EQ(0, client_wait(&child));

@@ -22,15 +22,11 @@
 
 static const char *device_bdf;
 
-struct mmap_test {
+FIXTURE(vfio_pci_mmap_test) {
 	struct iommu *iommu;
 	struct vfio_pci_device *device;
-	struct bar_source source;
+	struct bar_source sources[MAX_BAR_SOURCES];
 	size_t page_size;
-};
-
-FIXTURE(vfio_pci_mmap_test) {
-	struct mmap_test test;
 };
 
 FIXTURE_VARIANT(vfio_pci_mmap_test) {
@@ -61,223 +57,230 @@ FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf_iommufd) {
 
 FIXTURE_SETUP(vfio_pci_mmap_test)
 {
-	self->test.page_size = getpagesize();
-	self->test.iommu = iommu_init(variant->iommu_mode);
-	self->test.device = vfio_pci_device_init(device_bdf, self->test.iommu);
-	vfio_pci_bar_unmap_all(self->test.device);
-	vfio_pci_cmd_set(self->test.device, PCI_COMMAND_MEMORY);
+	const char *reason;
+
+	self->page_size = getpagesize();
+	self->iommu = iommu_init(variant->iommu_mode);
+	self->device = vfio_pci_device_init(device_bdf, self->iommu);
+	vfio_pci_bar_unmap_all(self->device);
+	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+
+	reason = bar_sources_open(self->sources, self->device, variant->delegated);
+	if (reason)
+		SKIP(return, "%s", reason);
 }
 
 FIXTURE_TEARDOWN(vfio_pci_mmap_test)
 {
-	vfio_pci_device_cleanup(self->test.device);
-	iommu_cleanup(self->test.iommu);
+	bar_sources_close(self->sources);
+	vfio_pci_device_cleanup(self->device);
+	iommu_cleanup(self->iommu);
 }
 
-/*
- * A test that is done with each BAR that can be mapped, as self->source. It
- * returns why it cannot be done with this one, or NULL.
- */
-#define TEST_EACH_BAR(_name)								\
-static const char *each_bar_##_name(struct __test_metadata *_metadata,			\
-				    struct mmap_test *self);				\
-											\
-TEST_F(vfio_pci_mmap_test, _name)							\
-{											\
-	const char *reason = "The device has no BAR", *skipped;				\
-	bool done = false;								\
-	int bar;									\
-											\
-	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {					\
-		if (!self->test.device->bars[bar].info.size)				\
-			continue;							\
-		skipped = bar_source_open(&self->test.source, self->test.device, bar,	\
-					  variant->delegated);				\
-		if (!skipped) {								\
-			TH_LOG("BAR%d", bar);						\
-			skipped = each_bar_##_name(_metadata, &self->test);		\
-			bar_source_close(&self->test.source);				\
-		}									\
-		reason = skipped;							\
-		done |= !skipped;							\
-	}										\
-	if (!done)									\
-		SKIP(return, "%s", reason);						\
-}											\
-											\
-static const char *each_bar_##_name(struct __test_metadata *_metadata,			\
-				    struct mmap_test *self)
-
-#define try_write(_vaddr, _value) \
-	bar_word_try_write(&self->source.word, (_vaddr) + self->source.word.offset, _value)
-#define try_check(_vaddr, _value) \
-	bar_word_try_check(&self->source.word, (_vaddr) + self->source.word.offset, _value)
-
-TEST_EACH_BAR(whole)
+TEST_F(vfio_pci_mmap_test, whole)
 {
-	void *vaddr = bar_source_mmap(&self->source, 0, self->source.size);
+	struct bar_source *source;
 
-	ASSERT_TRUE(try_write(vaddr, 0x12345678));
-	ASSERT_TRUE(try_check(vaddr, 0x12345678));
-	ASSERT_TRUE(try_write(vaddr, 0x87654321));
-	ASSERT_TRUE(try_check(vaddr, 0x87654321));
+	for (source = self->sources; source->size; source++) {
+		void *vaddr = bar_source_mmap(source, 0, source->size);
 
-	ASSERT_TRUE(mmio_try_touch(vaddr + self->source.size - self->page_size));
-	ASSERT_EQ(0, munmap(vaddr, self->source.size));
-	return NULL;
+		TH_LOG("BAR%d", source->bar);
+		ASSERT_TRUE(source_try_write(source, vaddr, 0x12345678));
+		ASSERT_TRUE(source_try_check(source, vaddr, 0x12345678));
+		ASSERT_TRUE(source_try_write(source, vaddr, 0x87654321));
+		ASSERT_TRUE(source_try_check(source, vaddr, 0x87654321));
+
+		ASSERT_TRUE(mmio_try_touch(vaddr + source->size - self->page_size));
+		ASSERT_EQ(0, munmap(vaddr, source->size));
+	}
 }
 
 /* Each part is seen where it is, and nowhere else. */
-TEST_EACH_BAR(part)
+TEST_F(vfio_pci_mmap_test, part)
 {
-	const u64 offsets[] = {
-		0,
-		self->page_size,
-		self->source.size / 2,
-		self->source.size - self->page_size,
-	};
-	void *whole, *part;
-	int i;
+	struct bar_source *source;
 
-	if (self->source.size < 2 * self->page_size)
-		return "The BAR has a single page";
+	if (bar_sources_largest(self->sources) < 2 * self->page_size)
+		SKIP(return, "No BAR has 2 pages");
 
-	whole = bar_source_mmap(&self->source, 0, self->source.size);
-	for (i = 0; self->source.word.ram && i < ARRAY_SIZE(offsets); i++)
-		ASSERT_TRUE(try_write(whole + offsets[i], 0x50415254 + offsets[i]));
-	ASSERT_TRUE(try_write(whole, 0x50415254));
+	for (source = self->sources; source->size; source++) {
+		const u64 offsets[] = {
+			0,
+			self->page_size,
+			source->size / 2,
+			source->size - self->page_size,
+		};
+		void *whole, *part;
+		u32 value;
+		int i;
 
-	for (i = 0; i < ARRAY_SIZE(offsets); i++) {
-		part = bar_source_mmap(&self->source, offsets[i], self->page_size);
-		ASSERT_TRUE(mmio_try_touch(part));
-		if (self->source.word.ram) {
-			ASSERT_TRUE(try_check(part, 0x50415254 + offsets[i]));
-			ASSERT_TRUE(try_write(part, i));
-			ASSERT_TRUE(try_check(whole + offsets[i], i));
-		} else if (self->source.word.mask) {
-			ASSERT_EQ(!offsets[i], try_check(part, 0x50415254));
+		if (source->size < 2 * self->page_size)
+			continue;
+
+		TH_LOG("BAR%d", source->bar);
+		whole = bar_source_mmap(source, 0, source->size);
+		for (i = 0; source->word.ram && i < ARRAY_SIZE(offsets); i++) {
+			value = 0x50415254 + offsets[i];
+			ASSERT_TRUE(source_try_write(source, whole + offsets[i], value));
 		}
-		ASSERT_EQ(0, munmap(part, self->page_size));
+		ASSERT_TRUE(source_try_write(source, whole, 0x50415254));
+
+		for (i = 0; i < ARRAY_SIZE(offsets); i++) {
+			part = bar_source_mmap(source, offsets[i], self->page_size);
+			ASSERT_TRUE(mmio_try_touch(part));
+			if (source->word.ram) {
+				value = 0x50415254 + offsets[i];
+				ASSERT_TRUE(source_try_check(source, part, value));
+				ASSERT_TRUE(source_try_write(source, part, i));
+				ASSERT_TRUE(source_try_check(source, whole + offsets[i], i));
+			} else if (source->word.mask) {
+				ASSERT_EQ(!offsets[i], source_try_check(source, part, 0x50415254));
+			}
+			ASSERT_EQ(0, munmap(part, self->page_size));
+		}
+		ASSERT_EQ(0, munmap(whole, source->size));
 	}
-	ASSERT_EQ(0, munmap(whole, self->source.size));
-	return NULL;
 }
 
-TEST_EACH_BAR(beyond_the_end)
+TEST_F(vfio_pci_mmap_test, beyond_the_end)
 {
-	struct bar_source *source = &self->source;
+	struct bar_source *source;
 
-	ASSERT_EQ(MAP_FAILED, mmap(NULL, source->size + self->page_size, PROT_READ,
-				   MAP_SHARED, source->fd, source->offset));
-	ASSERT_EQ(EINVAL, errno);
+	for (source = self->sources; source->size; source++) {
+		TH_LOG("BAR%d", source->bar);
+		ASSERT_EQ(MAP_FAILED, mmap(NULL, source->size + self->page_size, PROT_READ,
+					   MAP_SHARED, source->fd, source->offset));
+		ASSERT_EQ(EINVAL, errno);
 
-	ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page_size, PROT_READ, MAP_SHARED,
-				   source->fd, source->offset + source->size));
-	ASSERT_EQ(EINVAL, errno);
+		ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page_size, PROT_READ, MAP_SHARED,
+					   source->fd, source->offset + source->size));
+		ASSERT_EQ(EINVAL, errno);
 
-	ASSERT_EQ(MAP_FAILED, mmap(NULL, 2 * self->page_size, PROT_READ, MAP_SHARED, source->fd,
-				   source->offset + source->size - self->page_size));
-	ASSERT_EQ(EINVAL, errno);
+		ASSERT_EQ(MAP_FAILED, mmap(NULL, 2 * self->page_size, PROT_READ, MAP_SHARED,
+					   source->fd,
+					   source->offset + source->size - self->page_size));
+		ASSERT_EQ(EINVAL, errno);
 
-	/* The last page that an offset can tell, where a sum could overflow */
-	ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page_size, PROT_READ, MAP_SHARED,
-				   source->fd, -self->page_size));
-	ASSERT_TRUE(errno == EINVAL || errno == EOVERFLOW);
-	return NULL;
+		/* The last page that an offset can tell, where a sum could overflow */
+		ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page_size, PROT_READ, MAP_SHARED,
+					   source->fd, -self->page_size));
+		ASSERT_TRUE(errno == EINVAL || errno == EOVERFLOW);
+	}
 }
 
-TEST_EACH_BAR(private)
+TEST_F(vfio_pci_mmap_test, private)
 {
-	struct bar_source *source = &self->source;
+	struct bar_source *source;
 
-	ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page_size, PROT_READ, MAP_PRIVATE,
-				   source->fd, source->offset));
-	ASSERT_EQ(EINVAL, errno);
+	for (source = self->sources; source->size; source++) {
+		TH_LOG("BAR%d", source->bar);
+		ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page_size, PROT_READ, MAP_PRIVATE,
+					   source->fd, source->offset));
+		ASSERT_EQ(EINVAL, errno);
 
-	ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE,
-				   source->fd, source->offset));
-	ASSERT_EQ(EINVAL, errno);
-	return NULL;
+		ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page_size, PROT_READ | PROT_WRITE,
+					   MAP_PRIVATE, source->fd, source->offset));
+		ASSERT_EQ(EINVAL, errno);
+	}
 }
 
-TEST_EACH_BAR(twice)
+TEST_F(vfio_pci_mmap_test, twice)
 {
-	void *one = bar_source_mmap(&self->source, 0, self->source.size);
-	void *two = bar_source_mmap(&self->source, 0, self->source.size);
+	struct bar_source *source;
 
-	ASSERT_TRUE(try_write(one, 0x11111111));
-	ASSERT_TRUE(try_check(two, 0x11111111));
-	ASSERT_TRUE(try_write(two, 0x22222222));
-	ASSERT_TRUE(try_check(one, 0x22222222));
+	for (source = self->sources; source->size; source++) {
+		void *one = bar_source_mmap(source, 0, source->size);
+		void *two = bar_source_mmap(source, 0, source->size);
 
-	/* One does not need the other. */
-	ASSERT_EQ(0, munmap(one, self->source.size));
-	ASSERT_TRUE(try_check(two, 0x22222222));
-	ASSERT_EQ(0, munmap(two, self->source.size));
-	return NULL;
+		TH_LOG("BAR%d", source->bar);
+		ASSERT_TRUE(source_try_write(source, one, 0x11111111));
+		ASSERT_TRUE(source_try_check(source, two, 0x11111111));
+		ASSERT_TRUE(source_try_write(source, two, 0x22222222));
+		ASSERT_TRUE(source_try_check(source, one, 0x22222222));
+
+		/* One does not need the other. */
+		ASSERT_EQ(0, munmap(one, source->size));
+		ASSERT_TRUE(source_try_check(source, two, 0x22222222));
+		ASSERT_EQ(0, munmap(two, source->size));
+	}
 }
 
 /* A BAR and a DMABUF of it are the same memory. */
-TEST_EACH_BAR(other_way)
+TEST_F(vfio_pci_mmap_test, other_way)
 {
-	struct bar_source other;
-	const char *reason;
+	const char *reason = vfio_pci_no_dmabuf_mmap(self->device);
+	struct bar_source *source, other;
 	void *one, *two;
 
-	reason = bar_source_open(&other, self->device, self->source.bar, !self->source.delegated);
 	if (reason)
-		return reason;
+		SKIP(return, "%s", reason);
 
-	one = bar_source_mmap(&self->source, 0, self->source.size);
-	two = bar_source_mmap(&other, 0, other.size);
+	for (source = self->sources; source->size; source++) {
+		/* Less than a page cannot be exported. */
+		if (self->device->bars[source->bar].info.size < self->page_size)
+			continue;
 
-	ASSERT_TRUE(try_write(one, 0x33333333));
-	ASSERT_TRUE(try_check(two, 0x33333333));
-	ASSERT_TRUE(try_write(two, 0x44444444));
-	ASSERT_TRUE(try_check(one, 0x44444444));
+		TH_LOG("BAR%d", source->bar);
+		ASSERT_EQ(NULL, bar_source_open(&other, self->device, source->bar,
+						!source->delegated));
 
-	ASSERT_EQ(0, munmap(one, self->source.size));
-	ASSERT_EQ(0, munmap(two, other.size));
-	bar_source_close(&other);
-	return NULL;
+		one = bar_source_mmap(source, 0, source->size);
+		two = bar_source_mmap(&other, 0, other.size);
+
+		ASSERT_TRUE(source_try_write(source, one, 0x33333333));
+		ASSERT_TRUE(source_try_check(source, two, 0x33333333));
+		ASSERT_TRUE(source_try_write(source, two, 0x44444444));
+		ASSERT_TRUE(source_try_check(source, one, 0x44444444));
+
+		ASSERT_EQ(0, munmap(one, source->size));
+		ASSERT_EQ(0, munmap(two, other.size));
+		bar_source_close(&other);
+	}
 }
 
 /* /proc/PID/maps has the offset that mmap() was given ... */
-TEST_EACH_BAR(offset_in_proc_maps)
+TEST_F(vfio_pci_mmap_test, offset_in_proc_maps)
 {
-	u64 offset = self->source.size - self->page_size;
-	void *vaddr = bar_source_mmap(&self->source, offset, self->page_size);
-	char column[32];
+	struct bar_source *source;
 
-	snprintf_assert(column, sizeof(column), " rw-s %08lx ", self->source.offset + offset);
-	ASSERT_TRUE(proc_maps_has(vaddr, column));
+	for (source = self->sources; source->size; source++) {
+		u64 offset = source->size - self->page_size;
+		void *vaddr = bar_source_mmap(source, offset, self->page_size);
+		char column[32];
 
-	/* The VMA is the same one after it was touched. */
-	ASSERT_TRUE(mmio_try_touch(vaddr));
-	ASSERT_TRUE(proc_maps_has(vaddr, column));
-	ASSERT_EQ(0, munmap(vaddr, self->page_size));
-	return NULL;
+		TH_LOG("BAR%d", source->bar);
+		snprintf_assert(column, sizeof(column), " rw-s %08lx ", source->offset + offset);
+		ASSERT_TRUE(proc_maps_has(vaddr, column));
+
+		/* The VMA is the same one after it was touched. */
+		ASSERT_TRUE(mmio_try_touch(vaddr));
+		ASSERT_TRUE(proc_maps_has(vaddr, column));
+		ASSERT_EQ(0, munmap(vaddr, self->page_size));
+	}
 }
 
 /* ... and the name of the device and the BAR. */
-TEST_EACH_BAR(name_in_proc_maps)
+TEST_F(vfio_pci_mmap_test, name_in_proc_maps)
 {
-	const char *reason;
+	const char *reason = vfio_pci_no_dmabuf_mmap(self->device);
+	struct bar_source *source;
 	char name[64];
 	void *vaddr;
 
-	reason = vfio_pci_no_dmabuf_mmap(self->device);
 	if (reason)
-		return reason;
+		SKIP(return, "%s", reason);
 
-	vaddr = bar_source_mmap(&self->source, 0, self->source.size);
-	if (self->source.delegated)
-		snprintf_assert(name, sizeof(name), "/dmabuf:");
-	else
-		snprintf_assert(name, sizeof(name), "vfio:%s/BAR%d", device_bdf, self->source.bar);
-	ASSERT_TRUE(proc_maps_has(vaddr, name));
-	ASSERT_EQ(0, munmap(vaddr, self->source.size));
-	return NULL;
+	for (source = self->sources; source->size; source++) {
+		TH_LOG("BAR%d", source->bar);
+		vaddr = bar_source_mmap(source, 0, source->size);
+		if (source->delegated)
+			snprintf_assert(name, sizeof(name), "/dmabuf:");
+		else
+			snprintf_assert(name, sizeof(name), "vfio:%s/BAR%d", device_bdf,
+					source->bar);
+		ASSERT_TRUE(proc_maps_has(vaddr, name));
+		ASSERT_EQ(0, munmap(vaddr, source->size));
+	}
 }
 
 /* A child has the access, and a loss takes it from both. */
@@ -300,167 +303,194 @@ static int forked(int sock, void *arg)
 	return 0;
 }
 
-TEST_EACH_BAR(fork)
+TEST_F(vfio_pci_mmap_test, fork)
 {
-	void *vaddr = bar_source_mmap(&self->source, 0, self->source.size);
-	void *args[] = { &self->source, vaddr };
-	struct client child;
+	struct bar_source *source;
 
-	ASSERT_TRUE(try_write(vaddr, 0x55555555));
+	for (source = self->sources; source->size; source++) {
+		void *vaddr = bar_source_mmap(source, 0, source->size);
+		void *args[] = { source, vaddr };
+		struct client child;
 
-	child = client_start(forked, args);
-	meet(child.sock);
-	ASSERT_TRUE(try_check(vaddr, 0x66666666));
+		TH_LOG("BAR%d", source->bar);
+		ASSERT_TRUE(source_try_write(source, vaddr, 0x55555555));
 
-	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
-	meet(child.sock);
-	ASSERT_FALSE(mmio_try_touch(vaddr));
-	meet(child.sock);
+		child = client_start(forked, args);
+		meet(child.sock);
+		ASSERT_TRUE(source_try_check(source, vaddr, 0x66666666));
 
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-	meet(child.sock);
-	ASSERT_TRUE(mmio_try_touch(vaddr));
+		vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
+		meet(child.sock);
+		ASSERT_FALSE(mmio_try_touch(vaddr));
+		meet(child.sock);
 
-	ASSERT_EQ(0, client_wait(&child));
-	ASSERT_TRUE(mmio_try_touch(vaddr));
-	ASSERT_EQ(0, munmap(vaddr, self->source.size));
-	return NULL;
-}
+		vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+		meet(child.sock);
+		ASSERT_TRUE(mmio_try_touch(vaddr));
 
-TEST_EACH_BAR(mremap_moves)
-{
-	void *from = bar_source_mmap(&self->source, 0, self->source.size);
-	void *to = mmap_reserve(self->source.size, self->page_size, 0);
-
-	ASSERT_TRUE(try_write(from, 0x77777777));
-	ASSERT_EQ(to, mremap(from, self->source.size, self->source.size,
-			     MREMAP_MAYMOVE | MREMAP_FIXED, to));
-	ASSERT_TRUE(try_check(to, 0x77777777));
-	ASSERT_EQ(-1, msync(from, self->source.size, MS_ASYNC));
-	ASSERT_EQ(ENOMEM, errno);
-
-	/* Not a way to map more */
-	ASSERT_EQ(MAP_FAILED, mremap(to, self->source.size,
-				     self->source.size + self->page_size, MREMAP_MAYMOVE));
-	ASSERT_EQ(EFAULT, errno);
-	ASSERT_EQ(MAP_FAILED, mremap(to, 0, self->source.size, MREMAP_MAYMOVE));
-
-	/* It is found there, too. */
-	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
-	ASSERT_FALSE(mmio_try_touch(to));
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-	ASSERT_TRUE(mmio_try_touch(to));
-	ASSERT_EQ(0, munmap(to, self->source.size));
-	return NULL;
-}
-
-TEST_EACH_BAR(madvise)
-{
-	static const int refused[] = {
-		MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_WIPEONFORK,
-		MADV_COLD, MADV_PAGEOUT, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
-	};
-	void *vaddr = bar_source_mmap(&self->source, 0, self->source.size);
-	int i;
-
-	ASSERT_TRUE(try_write(vaddr, 0x0badcafe));
-	for (i = 0; i < ARRAY_SIZE(refused); i++) {
-		ASSERT_EQ(-1, madvise(vaddr, self->page_size, refused[i]))
-			TH_LOG("madvise %d", refused[i]);
-		ASSERT_EQ(EINVAL, errno);
+		ASSERT_EQ(0, client_wait(&child));
+		ASSERT_TRUE(mmio_try_touch(vaddr));
+		ASSERT_EQ(0, munmap(vaddr, source->size));
 	}
-	ASSERT_TRUE(try_check(vaddr, 0x0badcafe));
-
-	ASSERT_EQ(0, madvise(vaddr, self->page_size, MADV_DONTFORK));
-	ASSERT_TRUE(try_check(vaddr, 0x0badcafe));
-	ASSERT_EQ(0, munmap(vaddr, self->source.size));
-	return NULL;
 }
 
-TEST_EACH_BAR(mprotect)
+TEST_F(vfio_pci_mmap_test, mremap_moves)
 {
-	void *vaddr = bar_source_mmap(&self->source, 0, self->source.size);
-	u32 value = 0;
-	int pipes[2];
+	struct bar_source *source;
 
-	ASSERT_EQ(0, pipe(pipes));
-	ASSERT_EQ(sizeof(value), write(pipes[1], &value, sizeof(value)));
-	ASSERT_TRUE(try_write(vaddr, 0x12121212));
+	for (source = self->sources; source->size; source++) {
+		void *from = bar_source_mmap(source, 0, source->size);
+		void *to = mmap_reserve(source->size, self->page_size, 0);
 
-	ASSERT_EQ(0, mprotect(vaddr, self->page_size, PROT_READ));
-	ASSERT_TRUE(try_check(vaddr, 0x12121212));
-	ASSERT_EQ(-1, read(pipes[0], vaddr, sizeof(value)));
-	ASSERT_EQ(EFAULT, errno);
+		TH_LOG("BAR%d", source->bar);
+		ASSERT_TRUE(source_try_write(source, from, 0x77777777));
+		ASSERT_EQ(to, mremap(from, source->size, source->size,
+				     MREMAP_MAYMOVE | MREMAP_FIXED, to));
+		ASSERT_TRUE(source_try_check(source, to, 0x77777777));
+		ASSERT_EQ(-1, msync(from, source->size, MS_ASYNC));
+		ASSERT_EQ(ENOMEM, errno);
 
-	ASSERT_EQ(0, mprotect(vaddr, self->page_size, PROT_NONE));
-	ASSERT_EQ(-1, write(pipes[1], vaddr, sizeof(value)));
-	ASSERT_EQ(EFAULT, errno);
+		/* Not a way to map more */
+		ASSERT_EQ(MAP_FAILED, mremap(to, source->size,
+					     source->size + self->page_size, MREMAP_MAYMOVE));
+		ASSERT_EQ(EFAULT, errno);
+		ASSERT_EQ(MAP_FAILED, mremap(to, 0, source->size, MREMAP_MAYMOVE));
 
-	ASSERT_EQ(0, mprotect(vaddr, self->page_size, PROT_READ | PROT_WRITE));
-	ASSERT_TRUE(try_check(vaddr, 0x12121212));
-	ASSERT_TRUE(try_write(vaddr, 0x21212121));
-	ASSERT_TRUE(try_check(vaddr, 0x21212121));
-
-	ASSERT_EQ(0, close(pipes[0]));
-	ASSERT_EQ(0, close(pipes[1]));
-	ASSERT_EQ(0, munmap(vaddr, self->source.size));
-	return NULL;
+		/* It is found there, too. */
+		vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
+		ASSERT_FALSE(mmio_try_touch(to));
+		vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+		ASSERT_TRUE(mmio_try_touch(to));
+		ASSERT_EQ(0, munmap(to, source->size));
+	}
 }
 
-TEST_EACH_BAR(partial_munmap)
+TEST_F(vfio_pci_mmap_test, madvise)
 {
-	size_t page_size = self->page_size;
-	size_t last = self->source.size - page_size;
-	void *vaddr;
+	struct bar_source *source;
 
-	if (self->source.size < 3 * page_size)
-		return "The BAR has less than 3 pages";
+	for (source = self->sources; source->size; source++) {
+		static const int refused[] = {
+			MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_WIPEONFORK,
+			MADV_COLD, MADV_PAGEOUT, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
+		};
+		void *vaddr = bar_source_mmap(source, 0, source->size);
+		int i;
 
-	vaddr = bar_source_mmap(&self->source, 0, self->source.size);
-	ASSERT_TRUE(try_write(vaddr, 0x34343434));
-	ASSERT_TRUE(mmio_try_touch(vaddr + page_size));
-	ASSERT_TRUE(mmio_try_touch(vaddr + last));
+		TH_LOG("BAR%d", source->bar);
+		ASSERT_TRUE(source_try_write(source, vaddr, 0x0badcafe));
+		for (i = 0; i < ARRAY_SIZE(refused); i++) {
+			ASSERT_EQ(-1, madvise(vaddr, self->page_size, refused[i]))
+				TH_LOG("madvise %d", refused[i]);
+			ASSERT_EQ(EINVAL, errno);
+		}
+		ASSERT_TRUE(source_try_check(source, vaddr, 0x0badcafe));
 
-	/* A hole, and then the other end of the first part */
-	ASSERT_EQ(0, munmap(vaddr + page_size, page_size));
-	ASSERT_TRUE(try_check(vaddr, 0x34343434));
-	ASSERT_TRUE(mmio_try_touch(vaddr + last));
+		ASSERT_EQ(0, madvise(vaddr, self->page_size, MADV_DONTFORK));
+		ASSERT_TRUE(source_try_check(source, vaddr, 0x0badcafe));
+		ASSERT_EQ(0, munmap(vaddr, source->size));
+	}
+}
 
-	vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
-	ASSERT_FALSE(mmio_try_touch(vaddr));
-	ASSERT_FALSE(mmio_try_touch(vaddr + last));
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+TEST_F(vfio_pci_mmap_test, mprotect)
+{
+	struct bar_source *source;
 
-	ASSERT_TRUE(try_write(vaddr, 0x43434343));
-	if (self->source.word.ram)
-		ASSERT_TRUE(try_write(vaddr + last, 0x56565656));
-	ASSERT_EQ(0, munmap(vaddr, page_size));
-	ASSERT_TRUE(mmio_try_touch(vaddr + last));
-	if (self->source.word.ram)
-		ASSERT_TRUE(try_check(vaddr + last, 0x56565656));
-	ASSERT_EQ(0, munmap(vaddr, self->source.size));
-	return NULL;
+	for (source = self->sources; source->size; source++) {
+		void *vaddr = bar_source_mmap(source, 0, source->size);
+		u32 value = 0;
+		int pipes[2];
+
+		TH_LOG("BAR%d", source->bar);
+		ASSERT_EQ(0, pipe(pipes));
+		ASSERT_EQ(sizeof(value), write(pipes[1], &value, sizeof(value)));
+		ASSERT_TRUE(source_try_write(source, vaddr, 0x12121212));
+
+		ASSERT_EQ(0, mprotect(vaddr, self->page_size, PROT_READ));
+		ASSERT_TRUE(source_try_check(source, vaddr, 0x12121212));
+		ASSERT_EQ(-1, read(pipes[0], vaddr, sizeof(value)));
+		ASSERT_EQ(EFAULT, errno);
+
+		ASSERT_EQ(0, mprotect(vaddr, self->page_size, PROT_NONE));
+		ASSERT_EQ(-1, write(pipes[1], vaddr, sizeof(value)));
+		ASSERT_EQ(EFAULT, errno);
+
+		ASSERT_EQ(0, mprotect(vaddr, self->page_size, PROT_READ | PROT_WRITE));
+		ASSERT_TRUE(source_try_check(source, vaddr, 0x12121212));
+		ASSERT_TRUE(source_try_write(source, vaddr, 0x21212121));
+		ASSERT_TRUE(source_try_check(source, vaddr, 0x21212121));
+
+		ASSERT_EQ(0, close(pipes[0]));
+		ASSERT_EQ(0, close(pipes[1]));
+		ASSERT_EQ(0, munmap(vaddr, source->size));
+	}
+}
+
+TEST_F(vfio_pci_mmap_test, partial_munmap)
+{
+	struct bar_source *source;
+
+	if (bar_sources_largest(self->sources) < 3 * self->page_size)
+		SKIP(return, "No BAR has 3 pages");
+
+	for (source = self->sources; source->size; source++) {
+		size_t page_size = self->page_size;
+		size_t last = source->size - page_size;
+		void *vaddr;
+
+		if (source->size < 3 * self->page_size)
+			continue;
+
+		TH_LOG("BAR%d", source->bar);
+		vaddr = bar_source_mmap(source, 0, source->size);
+		ASSERT_TRUE(source_try_write(source, vaddr, 0x34343434));
+		ASSERT_TRUE(mmio_try_touch(vaddr + page_size));
+		ASSERT_TRUE(mmio_try_touch(vaddr + last));
+
+		/* A hole, and then the other end of the first part */
+		ASSERT_EQ(0, munmap(vaddr + page_size, page_size));
+		ASSERT_TRUE(source_try_check(source, vaddr, 0x34343434));
+		ASSERT_TRUE(mmio_try_touch(vaddr + last));
+
+		vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
+		ASSERT_FALSE(mmio_try_touch(vaddr));
+		ASSERT_FALSE(mmio_try_touch(vaddr + last));
+		vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+
+		ASSERT_TRUE(source_try_write(source, vaddr, 0x43434343));
+		if (source->word.ram)
+			ASSERT_TRUE(source_try_write(source, vaddr + last, 0x56565656));
+		ASSERT_EQ(0, munmap(vaddr, page_size));
+		ASSERT_TRUE(mmio_try_touch(vaddr + last));
+		if (source->word.ram)
+			ASSERT_TRUE(source_try_check(source, vaddr + last, 0x56565656));
+		ASSERT_EQ(0, munmap(vaddr, source->size));
+	}
 }
 
 /* These are no pages that somebody else could hold on to. */
-TEST_EACH_BAR(no_pages)
+TEST_F(vfio_pci_mmap_test, no_pages)
 {
-	void *vaddr = bar_source_mmap(&self->source, 0, self->source.size);
-	struct iovec iov = {
-		.iov_base = vaddr,
-		.iov_len = self->page_size,
-	};
-	int pipes[2];
+	struct bar_source *source;
 
-	ASSERT_TRUE(mmio_try_touch(vaddr));
-	ASSERT_EQ(0, pipe(pipes));
-	ASSERT_EQ(-1, vmsplice(pipes[1], &iov, 1, 0));
-	ASSERT_EQ(EFAULT, errno);
+	for (source = self->sources; source->size; source++) {
+		void *vaddr = bar_source_mmap(source, 0, source->size);
+		struct iovec iov = {
+			.iov_base = vaddr,
+			.iov_len = self->page_size,
+		};
+		int pipes[2];
 
-	ASSERT_EQ(0, close(pipes[0]));
-	ASSERT_EQ(0, close(pipes[1]));
-	ASSERT_EQ(0, munmap(vaddr, self->source.size));
-	return NULL;
+		TH_LOG("BAR%d", source->bar);
+		ASSERT_TRUE(mmio_try_touch(vaddr));
+		ASSERT_EQ(0, pipe(pipes));
+		ASSERT_EQ(-1, vmsplice(pipes[1], &iov, 1, 0));
+		ASSERT_EQ(EFAULT, errno);
+
+		ASSERT_EQ(0, close(pipes[0]));
+		ASSERT_EQ(0, close(pipes[1]));
+		ASSERT_EQ(0, munmap(vaddr, source->size));
+	}
 }
 
 int main(int argc, char *argv[])

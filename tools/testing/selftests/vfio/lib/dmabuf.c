@@ -91,21 +91,26 @@ const char *vfio_pci_no_dmabuf(struct vfio_pci_device *device)
 /*
  * A kernel that lets a process map DMABUFs of a device backs mappings of its
  * BARs with DMABUFs as well, unless the driver maps in a way of its own. So the
- * one tells of the other, and a DMABUF that cannot be mapped is a failure.
+ * one tells of the other, and a DMABUF that cannot be mapped is a failure. Any
+ * BAR will do: what is true for one has to be true for all.
  */
-static bool bar_is_mapped_as_dmabuf(struct vfio_pci_device *device, int bar)
+static bool bars_are_mapped_as_dmabufs(struct vfio_pci_device *device)
 {
 	const size_t page_size = getpagesize();
+	bool ret = false;
 	char line[512];
 	void *vaddr;
-	bool ret;
+	int i;
 
-	vaddr = mmap(NULL, page_size, PROT_READ, MAP_SHARED, device->fd,
-		     device->bars[bar].info.offset);
-	VFIO_ASSERT_NE(vaddr, MAP_FAILED, "Failed to map BAR%d\n", bar);
-	ret = proc_maps_line(vaddr, line, sizeof(line)) && strstr(line, "/dmabuf:");
-	VFIO_ASSERT_EQ(munmap(vaddr, page_size), 0);
-
+	for (i = 0; !ret && i < PCI_STD_NUM_BARS; i++) {
+		if (!(device->bars[i].info.flags & VFIO_REGION_INFO_FLAG_MMAP))
+			continue;
+		vaddr = mmap(NULL, page_size, PROT_READ, MAP_SHARED, device->fd,
+			     device->bars[i].info.offset);
+		VFIO_ASSERT_NE(vaddr, MAP_FAILED, "Failed to map BAR%d\n", i);
+		ret = proc_maps_line(vaddr, line, sizeof(line)) && strstr(line, "/dmabuf:");
+		VFIO_ASSERT_EQ(munmap(vaddr, page_size), 0);
+	}
 	return ret;
 }
 
@@ -116,13 +121,13 @@ const char *vfio_pci_bar_no_dmabuf_mmap(struct vfio_pci_device *device, int bar)
 
 	if (!(info->flags & VFIO_REGION_INFO_FLAG_MMAP))
 		return "There is no such BAR to map";
-	if (!info->size || !IS_ALIGNED(info->size, getpagesize()))
+	if (!IS_ALIGNED(info->size, getpagesize()))
 		return "The BAR is not of whole pages, which is what can be exported";
 
 	reason = vfio_pci_no_dmabuf(device);
 	if (reason)
 		return reason;
-	if (!bar_is_mapped_as_dmabuf(device, bar))
+	if (!bars_are_mapped_as_dmabufs(device))
 		return "The kernel, or the driver, does not map DMABUFs";
 
 	return NULL;
@@ -130,15 +135,12 @@ const char *vfio_pci_bar_no_dmabuf_mmap(struct vfio_pci_device *device, int bar)
 
 const char *vfio_pci_no_dmabuf_mmap(struct vfio_pci_device *device)
 {
-	const char *reason = NULL;
+	const char *reason = "The device has no BAR to map";
 	int i;
 
-	for (i = 0; i < PCI_STD_NUM_BARS; i++) {
-		if (!(device->bars[i].info.flags & VFIO_REGION_INFO_FLAG_MMAP))
-			continue;
-		reason = vfio_pci_bar_no_dmabuf_mmap(device, i);
-		if (!reason)
-			return NULL;
+	for (i = 0; reason && i < PCI_STD_NUM_BARS; i++) {
+		if (device->bars[i].info.flags & VFIO_REGION_INFO_FLAG_MMAP)
+			reason = vfio_pci_bar_no_dmabuf_mmap(device, i);
 	}
-	return reason ?: "The device has no BAR to map";
+	return reason;
 }

@@ -13,6 +13,7 @@
 #include <linux/align.h>
 #include <linux/compiler.h>
 #include <linux/io.h>
+#include <linux/kernel.h>
 #include <linux/sizes.h>
 
 #include <libvfio.h>
@@ -227,13 +228,24 @@ bool bar_word_try_check(const struct vfio_pci_bar_word *word, const void *vaddr,
 	return !(((got ^ word->invert) ^ value) & word->mask);
 }
 
+/* What of a BAR can be mapped is up to its region info, and to nothing else. */
+static const char *no_bar_source(struct vfio_pci_device *device, int bar, bool delegated)
+{
+	if (delegated)
+		return vfio_pci_bar_no_dmabuf_mmap(device, bar);
+	if (!(device->bars[bar].info.flags & VFIO_REGION_INFO_FLAG_MMAP))
+		return "There is no such BAR to map";
+	return NULL;
+}
+
 const char *bar_source_open(struct bar_source *source, struct vfio_pci_device *device,
 			    int bar, bool delegated)
 {
 	struct vfio_region_info *info = &device->bars[bar].info;
+	const char *reason = no_bar_source(device, bar, delegated);
 
-	if (!(info->flags & VFIO_REGION_INFO_FLAG_MMAP))
-		return "There is no such BAR to map";
+	if (reason)
+		return reason;
 
 	*source = (struct bar_source) {
 		.device = device,
@@ -247,21 +259,64 @@ const char *bar_source_open(struct bar_source *source, struct vfio_pci_device *d
 	};
 
 	if (delegated) {
-		const char *reason = vfio_pci_bar_no_dmabuf_mmap(device, bar);
-
-		if (reason)
-			return reason;
-
 		source->offset = 0;
 		source->fd = vfio_pci_dmabuf_export_range(device, bar, 0, source->size);
 	}
 	return NULL;
 }
 
+const char *bar_source_open_largest(struct bar_source *source, struct vfio_pci_device *device,
+				    bool delegated)
+{
+	int bar, largest = -1;
+
+	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {
+		if (no_bar_source(device, bar, delegated))
+			continue;
+		if (largest < 0 || device->bars[bar].info.size > device->bars[largest].info.size)
+			largest = bar;
+	}
+	if (largest < 0)
+		return delegated ? vfio_pci_no_dmabuf_mmap(device) : "The device has no BAR to map";
+
+	return bar_source_open(source, device, largest, delegated);
+}
+
+const char *bar_sources_open(struct bar_source *sources, struct vfio_pci_device *device,
+			     bool delegated)
+{
+	int bar, nr = 0;
+
+	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {
+		if (!bar_source_open(&sources[nr], device, bar, delegated))
+			nr++;
+	}
+	sources[nr].size = 0;
+	if (nr)
+		return NULL;
+
+	return delegated ? vfio_pci_no_dmabuf_mmap(device) : "The device has no BAR to map";
+}
+
 void bar_source_close(struct bar_source *source)
 {
 	if (source->delegated)
 		VFIO_ASSERT_EQ(close(source->fd), 0);
+}
+
+void bar_sources_close(struct bar_source *sources)
+{
+	for (; sources->size; sources++)
+		bar_source_close(sources);
+}
+
+u64 bar_sources_largest(const struct bar_source *sources)
+{
+	u64 largest = 0;
+
+	for (; sources->size; sources++)
+		largest = max(largest, sources->size);
+	return largest;
 }
 
 void *bar_source_mmap(const struct bar_source *source, u64 offset, size_t size)

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include <linux/pci_regs.h>
 #include <linux/types.h>
 
 struct vfio_pci_device;
@@ -77,12 +78,41 @@ struct bar_source {
 	u64 size;
 };
 
-/* Returns why there is nothing to map, or NULL. */
+/*
+ * Returns why there is nothing to map, or NULL. What cannot be done with a BAR
+ * is known beforehand: where one that should work does not, the test fails.
+ */
 const char *bar_source_open(struct bar_source *source, struct vfio_pci_device *device,
 			    int bar, bool delegated);
+/* The same for the largest BAR that there is */
+const char *bar_source_open_largest(struct bar_source *source, struct vfio_pci_device *device,
+				    bool delegated);
 void bar_source_close(struct bar_source *source);
+
+/*
+ * All BARs of a device that can be mapped, in MAX_BAR_SOURCES, with one at the
+ * end that has no size.
+ */
+#define MAX_BAR_SOURCES (PCI_STD_NUM_BARS + 1)
+
+const char *bar_sources_open(struct bar_source *sources, struct vfio_pci_device *device,
+			     bool delegated);
+void bar_sources_close(struct bar_source *sources);
+/* The size of the largest */
+u64 bar_sources_largest(const struct bar_source *sources);
 
 /* Map at an offset of the BAR, to be read and written. */
 void *bar_source_mmap(const struct bar_source *source, u64 offset, size_t size);
+
+/* Access the word of the BAR in a mapping that starts at a page that has it. */
+static inline bool source_try_write(const struct bar_source *source, void *vaddr, u32 value)
+{
+	return bar_word_try_write(&source->word, vaddr + source->word.offset, value);
+}
+
+static inline bool source_try_check(const struct bar_source *source, const void *vaddr, u32 value)
+{
+	return bar_word_try_check(&source->word, vaddr + source->word.offset, value);
+}
 
 #endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_MAPPING_H */
