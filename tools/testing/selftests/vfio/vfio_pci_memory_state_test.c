@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <linux/compiler.h>
 #include <linux/pci_regs.h>
@@ -337,6 +338,93 @@ TEST_F(vfio_pci_reset_test, touched_while_reset)
 		ASSERT_EQ(0, toucher.sigbus) TH_LOG("BAR%d", mapping->source.bar);
 		ASSERT_TRUE(is_there(mapping, 0x70c4ed));
 	}
+}
+
+/* Map and unmap until told to stop, and count what was done during a reset. */
+struct mapper {
+	const struct bar_source *source;
+	u64 rounds;
+	u64 rounds_in_reset;
+	bool resetting;
+	bool stop;
+};
+
+static void *map_and_unmap(void *arg)
+{
+	const size_t page_size = getpagesize();
+	struct mapper *mapper = arg;
+	bool resetting;
+	void *vaddr;
+
+	while (!READ_ONCE(mapper->stop)) {
+		resetting = READ_ONCE(mapper->resetting);
+		vaddr = bar_source_mmap(mapper->source, 0, page_size);
+		VFIO_ASSERT_EQ(munmap(vaddr, page_size), 0);
+		if (resetting && READ_ONCE(mapper->resetting))
+			mapper->rounds_in_reset++;
+		WRITE_ONCE(mapper->rounds, mapper->rounds + 1);
+	}
+	return NULL;
+}
+
+/* How often this thread has gone to sleep */
+static long nr_sleeps(void)
+{
+	struct rusage usage;
+
+	VFIO_ASSERT_EQ(getrusage(RUSAGE_THREAD, &usage), 0);
+	return usage.ru_nvcsw;
+}
+
+/*
+ * A reset holds memory_lock, and mmap() must not take it. Count what another
+ * thread maps during a reset: on the same CPU and with less priority, so that it
+ * is the sleeps of the reset in which it runs, and no moment before or after. If
+ * mmap() took the lock it could not get through a single one.
+ */
+TEST_F(vfio_pci_reset_test, mmap_does_not_wait)
+{
+	struct sched_param fifo = { .sched_priority = 1 };
+	struct sched_param other = {};
+	struct mapper mapper = {
+		.source = &self->state.mappings[0].source,
+	};
+	pthread_t thread;
+	cpu_set_t cpus;
+	u64 before, rounds = 0;
+	long sleeps;
+	int try;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(sched_getcpu(), &cpus);
+	ASSERT_EQ(0, sched_setaffinity(0, sizeof(cpus), &cpus));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, map_and_unmap, &mapper));
+	ASSERT_EQ(0, sched_setscheduler(0, SCHED_FIFO, &fifo));
+
+	for (try = 0; try < 50 && rounds < 2; try++) {
+		/* It is there, and not in the middle of something that takes long. */
+		do {
+			usleep(1000);
+		} while (!READ_ONCE(mapper.rounds));
+
+		before = READ_ONCE(mapper.rounds_in_reset);
+		sleeps = nr_sleeps();
+		WRITE_ONCE(mapper.resetting, true);
+		variant->event->take(self->state.device);
+		WRITE_ONCE(mapper.resetting, false);
+		sleeps = nr_sleeps() - sleeps;
+		rounds = READ_ONCE(mapper.rounds_in_reset) - before;
+		TH_LOG("%lu times mmap() while the reset slept %ld times", rounds, sleeps);
+		if (!sleeps)
+			break;
+	}
+
+	ASSERT_EQ(0, sched_setscheduler(0, SCHED_OTHER, &other));
+	WRITE_ONCE(mapper.stop, true);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	if (!sleeps)
+		SKIP(return, "The reset does not sleep");
+	ASSERT_LE(2, rounds);
 }
 
 /* Memory decode and something else: the end of one is not enough. */

@@ -1,25 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Accesses, mmap() and exports race with what takes the device's memory away
- * and gives it back. The memory is never there when it has been taken, always
- * when it has been given back, and none of the two makes the other wait.
+ * and gives it back. The memory is never there when it has been taken, and always
+ * when it has been given back.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 
 #include <linux/compiler.h>
+#include <linux/kernel.h>
 #include <linux/pci_regs.h>
-#include <linux/userfaultfd.h>
 #include <linux/vfio.h>
 
 #include <asm/barrier.h>
@@ -29,27 +24,26 @@
 #include "kselftest_harness.h"
 
 #define DRIVER		"vfio-pci"
-#define NSEC_PER_SEC	1000000000ULL
-#define NSEC_PER_MSEC	1000000ULL
 
-/* Time for each race, and more rounds on request */
-#define RACE_SECONDS	1
+/* How often each race is run: VFIO_SELFTESTS_RACE_ROUNDS asks for more, or less. */
+#define RACE_ROUNDS	100
+
+/* Seconds, to end a hang and nothing else: a round may take a second, or two. */
+#define RACE_TIMEOUT	3600
 
 static const char *device_bdf;
 
-static u64 now_ns(void)
+static int race_rounds(void)
 {
-	struct timespec ts;
+	const char *rounds = getenv("VFIO_SELFTESTS_RACE_ROUNDS");
 
-	VFIO_ASSERT_EQ(clock_gettime(CLOCK_MONOTONIC, &ts), 0);
-	return ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;
+	return rounds ? max(atoi(rounds), 1) : RACE_ROUNDS;
 }
 
-static u64 race_end(void)
+static void race_report(const char *name, int rounds, bool delegated)
 {
-	const char *seconds = getenv("VFIO_SELFTESTS_RACE_SECONDS");
-
-	return now_ns() + (seconds ? atoi(seconds) : RACE_SECONDS) * NSEC_PER_SEC;
+	fprintf(TH_LOG_STREAM, "# races: %s %d rounds of a %s\n", name, rounds,
+		delegated ? "DMABUF" : "BAR");
 }
 
 /*
@@ -95,30 +89,13 @@ struct race {
 	struct client child;
 };
 
-static bool try_new_mapping(const struct bar_source *source)
-{
-	const size_t page_size = getpagesize();
-	void *vaddr;
-	bool ret;
-
-	vaddr = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, source->fd,
-		     source->offset);
-	if (vaddr == MAP_FAILED) {
-		VFIO_ASSERT_EQ(errno, ENODEV);
-		return false;
-	}
-	ret = mmio_try_touch(vaddr);
-	VFIO_ASSERT_EQ(munmap(vaddr, page_size), 0);
-	return ret;
-}
-
 static bool try_new_dmabuf(struct bar_source *source)
 {
 	struct bar_source new = *source;
 	bool ret;
 
 	new.fd = vfio_pci_dmabuf_export_range(source->device, source->bar, 0, getpagesize());
-	ret = try_new_mapping(&new);
+	ret = bar_source_try_touch(&new);
 	VFIO_ASSERT_EQ(close(new.fd), 0);
 	return ret;
 }
@@ -136,7 +113,7 @@ static void *racer(void *arg)
 		mb();
 		switch (racer->type) {
 		case MAP:
-			ok = try_new_mapping(&race->source);
+			ok = bar_source_try_touch(&race->source);
 			break;
 		case EXPORT:
 			ok = try_new_dmabuf(&race->source);
@@ -271,10 +248,31 @@ static void race_check(struct __test_metadata *_metadata, struct race *race, boo
 	ASSERT_EQ(0, munmap(race, sizeof(*race)));
 }
 
-FIXTURE(vfio_pci_mmap_race_test) {
+/* The largest BAR of the device */
+struct race_test {
 	struct iommu *iommu;
 	struct vfio_pci_device *device;
 	struct bar_source source;
+};
+
+static const char *race_test_open(struct race_test *test, bool delegated)
+{
+	test->iommu = iommu_init(default_iommu_mode);
+	test->device = vfio_pci_device_init(device_bdf, test->iommu);
+	vfio_pci_bar_unmap_all(test->device);
+	vfio_pci_cmd_set(test->device, PCI_COMMAND_MEMORY);
+
+	return bar_source_open_largest(&test->source, test->device, delegated);
+}
+
+static void race_test_close_device(struct race_test *test)
+{
+	vfio_pci_device_cleanup(test->device);
+	iommu_cleanup(test->iommu);
+}
+
+FIXTURE(vfio_pci_mmap_race_test) {
+	struct race_test test;
 };
 
 FIXTURE_VARIANT(vfio_pci_mmap_race_test) {
@@ -289,46 +287,9 @@ FIXTURE_VARIANT_ADD(vfio_pci_mmap_race_test, dmabuf) {
 	.delegated = true,
 };
 
-#define fixture_data		FIXTURE_DATA(vfio_pci_mmap_race_test)
-
-/* Open the device and its largest BAR. Returns why there is none, or NULL. */
-static const char *race_open(fixture_data *self, bool delegated)
-{
-	const char *reason = "The device has no BAR", *missing;
-	u64 size = 0;
-	int bar;
-
-	self->iommu = iommu_init(default_iommu_mode);
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
-	vfio_pci_bar_unmap_all(self->device);
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-
-	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {
-		if (self->device->bars[bar].info.size <= size)
-			continue;
-		if (size)
-			bar_source_close(&self->source);
-		missing = bar_source_open(&self->source, self->device, bar, delegated);
-		if (missing) {
-			if (size)
-				return missing;
-			reason = missing;
-			continue;
-		}
-		size = self->device->bars[bar].info.size;
-	}
-	return size ? NULL : reason;
-}
-
-static void race_close_device(fixture_data *self)
-{
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
-}
-
 FIXTURE_SETUP(vfio_pci_mmap_race_test)
 {
-	const char *reason = race_open(self, variant->delegated);
+	const char *reason = race_test_open(&self->test, variant->delegated);
 
 	if (reason)
 		SKIP(return, "%s", reason);
@@ -336,8 +297,8 @@ FIXTURE_SETUP(vfio_pci_mmap_race_test)
 
 FIXTURE_TEARDOWN(vfio_pci_mmap_race_test)
 {
-	bar_source_close(&self->source);
-	race_close_device(self);
+	bar_source_close(&self->test.source);
+	race_test_close_device(&self->test);
 }
 
 static unsigned int racer_types(bool delegated)
@@ -347,68 +308,83 @@ static unsigned int racer_types(bool delegated)
 	return delegated ? types | 1U << EXPORT : types;
 }
 
-TEST_F_TIMEOUT(vfio_pci_mmap_race_test, memory_decode, 1800)
+TEST_F_TIMEOUT(vfio_pci_mmap_race_test, memory_decode, RACE_TIMEOUT)
 {
-	struct race *race = race_start(&self->source, racer_types(variant->delegated));
-	u64 end = race_end();
-	int rounds = 0;
+	struct race *race = race_start(&self->test.source, racer_types(variant->delegated));
+	int round, rounds = race_rounds();
 
-	do {
+	for (round = 0; round < rounds; round++) {
 		race_wait(race);
 		race_phase(race, GOING);
-		vfio_pci_memory_decode.take(self->device);
+		vfio_pci_memory_decode.take(self->test.device);
 		race_phase(race, AWAY);
 		race_wait(race);
 		race_phase(race, COMING);
-		vfio_pci_memory_decode.give(self->device);
+		vfio_pci_memory_decode.give(self->test.device);
 		race_phase(race, THERE);
-		rounds++;
-	} while (now_ns() < end);
+	}
 	race_wait(race);
 	race_stop(race);
-	TH_LOG("%d rounds", rounds);
 	race_check(_metadata, race, true);
+	race_report("memory_decode", rounds, variant->delegated);
 }
 
 /* It takes no longer than it has to, and nobody gets to see it. */
-TEST_F_TIMEOUT(vfio_pci_mmap_race_test, reset, 1800)
+TEST_F_TIMEOUT(vfio_pci_mmap_race_test, reset, RACE_TIMEOUT)
 {
-	const char *reason = vfio_pci_function_reset.missing(self->device);
-	u64 end = race_end();
+	const char *reason = vfio_pci_function_reset.missing(self->test.device);
+	int round, rounds = race_rounds();
 	struct race *race;
-	int rounds = 0;
 
 	if (reason)
 		SKIP(return, "%s", reason);
 
-	race = race_start(&self->source, racer_types(variant->delegated));
-	do {
+	race = race_start(&self->test.source, racer_types(variant->delegated));
+	for (round = 0; round < rounds; round++) {
 		race_wait(race);
-		vfio_pci_function_reset.take(self->device);
-		rounds++;
-	} while (now_ns() < end);
+		vfio_pci_function_reset.take(self->test.device);
+	}
 	race_wait(race);
 	race_stop(race);
-	TH_LOG("%d rounds", rounds);
 	race_check(_metadata, race, false);
+	race_report("reset", rounds, variant->delegated);
 }
 
 /*
  * The last close is for good: right after it nobody can reach the memory, be
- * the device opened once more or not.
+ * the device opened once more or not. Of a DMABUF only, as a mapping of the BAR
+ * keeps the device open.
  */
-static void race_with_close(struct __test_metadata *_metadata, fixture_data *self, bool unbind)
+FIXTURE(vfio_pci_last_close_race_test) {
+	struct race_test test;
+};
+
+FIXTURE_SETUP(vfio_pci_last_close_race_test)
+{
+	const char *reason = race_test_open(&self->test, true);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+}
+
+FIXTURE_TEARDOWN(vfio_pci_last_close_race_test)
+{
+	bar_source_close(&self->test.source);
+	race_test_close_device(&self->test);
+}
+
+static void race_with_close(struct __test_metadata *_metadata, struct race_test *test,
+			    int rounds, bool unbind)
 {
 	unsigned int types = 1U << TOUCH | 1U << TOUCH_CHILD | 1U << MAP;
-	u64 end = race_end();
 	struct race *race;
-	int rounds = 0;
+	int round;
 
-	do {
-		race = race_start(&self->source, types);
+	for (round = 0; round < rounds; round++) {
+		race = race_start(&test->source, types);
 		race_wait(race);
 		race_phase(race, GOING);
-		race_close_device(self);
+		race_test_close_device(test);
 		race_phase(race, AWAY);
 		race_wait(race);
 		if (unbind) {
@@ -416,263 +392,28 @@ static void race_with_close(struct __test_metadata *_metadata, fixture_data *sel
 			sysfs_driver_bind(DRIVER, device_bdf);
 		}
 		/* That is another source, race->source is the old one. */
-		ASSERT_EQ(NULL, race_open(self, true));
+		ASSERT_EQ(NULL, race_test_open(test, true));
 		race_wait(race);
 		race_stop(race);
 		bar_source_close(&race->source);
 		race_check(_metadata, race, true);
-		rounds++;
-	} while (now_ns() < end);
-	TH_LOG("%d rounds", rounds);
-}
-
-TEST_F_TIMEOUT(vfio_pci_mmap_race_test, close, 1800)
-{
-	if (!variant->delegated)
-		SKIP(return, "A mapping of the device's fd keeps the device open");
-	race_with_close(_metadata, self, false);
-}
-
-TEST_F_TIMEOUT(vfio_pci_mmap_race_test, unbind, 1800)
-{
-	if (!variant->delegated)
-		SKIP(return, "A mapping of the device's fd keeps the device open");
-	race_with_close(_metadata, self, true);
-}
-
-/* A thread that maps and unmaps, and how long that took it at most */
-struct mapper {
-	const struct bar_source *source;
-	u64 longest;
-	u64 rounds;
-	bool stop;
-};
-
-static void *map_and_unmap(void *arg)
-{
-	const size_t page_size = getpagesize();
-	struct mapper *mapper = arg;
-	void *vaddr;
-	u64 start;
-
-	while (!READ_ONCE(mapper->stop)) {
-		start = now_ns();
-		vaddr = bar_source_mmap(mapper->source, 0, page_size);
-		VFIO_ASSERT_EQ(munmap(vaddr, page_size), 0);
-		mapper->longest = max(mapper->longest, now_ns() - start);
-		WRITE_ONCE(mapper->rounds, mapper->rounds + 1);
 	}
-	return NULL;
 }
 
-/*
- * A reset holds memory_lock. A mmap() that takes it waits for the reset, in any
- * try; one that does not take it waits for the CPU at worst.
- */
-TEST_F_TIMEOUT(vfio_pci_mmap_race_test, mmap_does_not_wait, 300)
+TEST_F_TIMEOUT(vfio_pci_last_close_race_test, close, RACE_TIMEOUT)
 {
-	const char *reason = vfio_pci_function_reset.missing(self->device);
-	u64 start, took;
-	pthread_t thread;
-	int try;
+	int rounds = race_rounds();
 
-	if (reason)
-		SKIP(return, "%s", reason);
-
-	for (try = 0; try < 50; try++) {
-		struct mapper mapper = {
-			.source = &self->source,
-		};
-
-		ASSERT_EQ(0, pthread_create(&thread, NULL, map_and_unmap, &mapper));
-		while (READ_ONCE(mapper.rounds) < 2)
-			sched_yield();
-		start = now_ns();
-		ASSERT_EQ(0, __vfio_pci_device_reset(self->device));
-		took = now_ns() - start;
-		WRITE_ONCE(mapper.stop, true);
-		ASSERT_EQ(0, pthread_join(thread, NULL));
-
-		TH_LOG("%lu mmaps, of at most %lu us, while a reset took %lu us",
-		       mapper.rounds, mapper.longest / 1000, took / 1000);
-		if (took < 2 * NSEC_PER_MSEC)
-			SKIP(return, "The reset is too fast to tell");
-		if (mapper.longest < took / 2)
-			return;
-	}
-	ASSERT_TRUE(false) TH_LOG("mmap() waits for the reset");
+	race_with_close(_metadata, &self->test, rounds, false);
+	race_report("close", rounds, true);
 }
 
-/* An export that waits for its ranges, in the middle of the system call */
-struct held_export {
-	struct vfio_pci_device *device;
-	struct vfio_device_feature *feature;
-	struct vfio_region_dma_range range;
-	void *pages;
-	int uffd;
-	int ret;
-	pthread_t thread;
-};
-
-static void *do_export(void *arg)
+TEST_F_TIMEOUT(vfio_pci_last_close_race_test, unbind, RACE_TIMEOUT)
 {
-	struct held_export *held = arg;
+	int rounds = race_rounds();
 
-	held->ret = ioctl(held->device->fd, VFIO_DEVICE_FEATURE, held->feature);
-	if (held->ret < 0)
-		held->ret = -errno;
-	return NULL;
-}
-
-/* Returns why it cannot be held, or NULL with the export being there. */
-static const char *held_export_start(struct held_export *held, struct vfio_pci_device *device,
-				     int bar)
-{
-	const size_t page_size = getpagesize();
-	struct vfio_device_feature_dma_buf *dma_buf;
-	struct uffdio_register reg = {
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	struct uffdio_api api = {
-		.api = UFFD_API,
-	};
-	struct uffd_msg msg;
-
-	held->device = device;
-	held->range = (struct vfio_region_dma_range) { .length = page_size };
-
-	held->uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
-	if (held->uffd < 0)
-		return "The kernel has no userfaultfd";
-	ioctl_assert(held->uffd, UFFDIO_API, &api);
-
-	/* The ranges start with the second page, which is missing. */
-	held->pages = mmap(NULL, 2 * page_size, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	VFIO_ASSERT_NE(held->pages, MAP_FAILED);
-	reg.range.start = (u64)held->pages + page_size;
-	reg.range.len = page_size;
-	ioctl_assert(held->uffd, UFFDIO_REGISTER, &reg);
-
-	held->feature = held->pages + page_size - sizeof(*held->feature) - sizeof(*dma_buf);
-	held->feature->argsz = sizeof(*held->feature) + sizeof(*dma_buf) + sizeof(held->range);
-	held->feature->flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF;
-	dma_buf = (void *)held->feature->data;
-	dma_buf->region_index = bar;
-	dma_buf->open_flags = O_RDWR | O_CLOEXEC;
-	dma_buf->nr_ranges = 1;
-
-	VFIO_ASSERT_EQ(pthread_create(&held->thread, NULL, do_export, held), 0);
-	VFIO_ASSERT_EQ(read(held->uffd, &msg, sizeof(msg)), sizeof(msg));
-	VFIO_ASSERT_EQ(msg.event, UFFD_EVENT_PAGEFAULT);
-	return NULL;
-}
-
-static int held_export_finish(struct held_export *held)
-{
-	const size_t page_size = getpagesize();
-	struct uffdio_copy copy = {
-		.dst = (u64)held->pages + page_size,
-		.len = page_size,
-	};
-	void *page = calloc_assert(1, page_size);
-
-	memcpy(page, &held->range, sizeof(held->range));
-	copy.src = (u64)page;
-	ioctl_assert(held->uffd, UFFDIO_COPY, &copy);
-	VFIO_ASSERT_EQ(pthread_join(held->thread, NULL), 0);
-
-	free(page);
-	VFIO_ASSERT_EQ(munmap(held->pages, 2 * page_size), 0);
-	VFIO_ASSERT_EQ(close(held->uffd), 0);
-	VFIO_ASSERT_GE(held->ret, 0);
-	return held->ret;
-}
-
-FIXTURE(vfio_pci_export_order_test) {
-	struct iommu *iommu;
-	struct vfio_pci_device *device;
-	struct bar_source source;
-	struct held_export held;
-};
-
-FIXTURE_SETUP(vfio_pci_export_order_test)
-{
-	const char *reason = "The device has no BAR";
-	int bar;
-
-	self->iommu = iommu_init(default_iommu_mode);
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
-	vfio_pci_bar_unmap_all(self->device);
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-
-	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {
-		if (!self->device->bars[bar].info.size)
-			continue;
-		reason = bar_source_open(&self->source, self->device, bar, true);
-		if (!reason)
-			break;
-	}
-	if (reason)
-		SKIP(return, "%s", reason);
-}
-
-FIXTURE_TEARDOWN(vfio_pci_export_order_test)
-{
-	bar_source_close(&self->source);
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
-}
-
-TEST_F(vfio_pci_export_order_test, memory_goes_meanwhile)
-{
-	struct bar_source late = self->source;
-	const char *reason;
-
-	reason = held_export_start(&self->held, self->device, self->source.bar);
-	if (reason)
-		SKIP(return, "%s", reason);
-	vfio_pci_memory_decode.take(self->device);
-	late.fd = held_export_finish(&self->held);
-	ASSERT_FALSE(try_new_mapping(&late));
-
-	vfio_pci_memory_decode.give(self->device);
-	ASSERT_TRUE(try_new_mapping(&late));
-	ASSERT_EQ(0, close(late.fd));
-}
-
-TEST_F(vfio_pci_export_order_test, memory_comes_meanwhile)
-{
-	struct bar_source late = self->source;
-	const char *reason;
-
-	vfio_pci_memory_decode.take(self->device);
-	reason = held_export_start(&self->held, self->device, self->source.bar);
-	if (reason)
-		SKIP(return, "%s", reason);
-	vfio_pci_memory_decode.give(self->device);
-	late.fd = held_export_finish(&self->held);
-	ASSERT_TRUE(try_new_mapping(&late));
-
-	vfio_pci_memory_decode.take(self->device);
-	ASSERT_FALSE(try_new_mapping(&late));
-	ASSERT_EQ(0, close(late.fd));
-}
-
-TEST_F(vfio_pci_export_order_test, reset_meanwhile)
-{
-	struct bar_source late = self->source;
-	const char *reason;
-
-	reason = vfio_pci_function_reset.missing(self->device);
-	if (!reason)
-		reason = held_export_start(&self->held, self->device, self->source.bar);
-	if (reason)
-		SKIP(return, "%s", reason);
-	vfio_pci_function_reset.take(self->device);
-	late.fd = held_export_finish(&self->held);
-	ASSERT_TRUE(try_new_mapping(&late));
-	ASSERT_EQ(0, close(late.fd));
+	race_with_close(_metadata, &self->test, rounds, true);
+	race_report("unbind", rounds, true);
 }
 
 int main(int argc, char *argv[])

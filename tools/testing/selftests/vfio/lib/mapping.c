@@ -329,3 +329,20 @@ void *bar_source_mmap(const struct bar_source *source, u64 offset, size_t size)
 		       size, source->bar, offset);
 	return vaddr;
 }
+
+bool bar_source_try_touch(const struct bar_source *source)
+{
+	const size_t page_size = getpagesize();
+	void *vaddr;
+	bool ret;
+
+	vaddr = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, source->fd,
+		     source->offset);
+	if (vaddr == MAP_FAILED) {
+		VFIO_ASSERT_EQ(errno, ENODEV);
+		return false;
+	}
+	ret = mmio_try_touch(vaddr);
+	VFIO_ASSERT_EQ(munmap(vaddr, page_size), 0);
+	return ret;
+}

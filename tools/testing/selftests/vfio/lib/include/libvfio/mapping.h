@@ -104,6 +104,12 @@ u64 bar_sources_largest(const struct bar_source *sources);
 /* Map at an offset of the BAR, to be read and written. */
 void *bar_source_mmap(const struct bar_source *source, u64 offset, size_t size);
 
+/*
+ * Map the first page anew and touch it. Returns false where that raised SIGBUS,
+ * or where the DMABUF cannot be mapped any more.
+ */
+bool bar_source_try_touch(const struct bar_source *source);
+
 /* Access the word of the BAR in a mapping that starts at a page that has it. */
 static inline bool source_try_write(const struct bar_source *source, void *vaddr, u32 value)
 {
