@@ -12,7 +12,11 @@ DENYLIST: list[tuple[str, str]] = [
     (r'KASAN: ', 'KASAN: invalid memory access'),
     (r'\b(KFENCE|KMSAN|KCSAN): ', 'memory or data race sanitizer report'),
     (r'UBSAN: ', 'UBSAN: undefined behaviour'),
+    # Also of a program of the guest, whose tests might say that all is well.
+    (r'segfault at |\btraps: ', 'a program crashed'),
     (r'general protection fault', 'general protection fault'),
+    (r'(kernel BUG at|WARNING:) mm/page_table_check\.c', 'page_table_check: page mapped in a wrong way'),
+    (r'\bbad (pte|pmd|pud|p4d|pgd) ', 'corrupt page table'),
     (r'kernel BUG at ', 'BUG()'),
     (r'(?i)unable to handle (kernel|page fault|an access)', 'bad kernel memory access'),
     (r'possible (circular locking dependency|recursive locking|irq lock inversion)',
@@ -29,7 +33,7 @@ DENYLIST: list[tuple[str, str]] = [
     (r'sleeping function called from invalid context', 'sleep in atomic context'),
     (r'scheduling while atomic', 'schedule in atomic context'),
     (r'blocked for more than \d+ seconds', 'hung task'),
-    (r'\brcu.*\b(stall|stalls)\b', 'RCU stall'),
+    (r'\brcu.*\b(stall|stalls|starved for|timer wakeup)\b', 'RCU stall'),
     (r'soft lockup', 'soft lockup'),
     (r'(?i)hard lockup', 'hard lockup'),
     (r'workqueue lockup', 'workqueue lockup'),
@@ -37,9 +41,16 @@ DENYLIST: list[tuple[str, str]] = [
     (r'refcount_t: ', 'reference count error'),
     (r'ODEBUG: ', 'ODEBUG: object lifetime error'),
     (r'\bBUG \S+ \(', 'slab corruption'),
-    (r'unreferenced object', 'memory leak'),
+    (r'unreferenced object|kmemleak: \d+ new suspected', 'memory leak'),
+    (r'kmemleak: Kernel memory leak detector disabled', 'kmemleak turned itself off'),
+    (r'x86/PAT: .*(freeing invalid|conflicting memory types| failed |map pfn )', 'memory type conflict'),
+    # All that it has to say but for how it starts, and grows.
+    (r'DMA-API: (?!preallocated|debugging enabled|dma_debug_entry pool grown)', 'DMA-API: misuse, or not checked'),
+    (r'not ready \d+ms after .*giving up|reset recovery - restoring BARs', 'device lost in a reset'),
+    (r'AER: .*(Uncorrectable|Fatal|recovery failed)', 'PCIe error'),
     (r'page allocation failure|Out of memory', 'out of memory'),
-    (r'irq \d+: nobody cared', 'unhandled interrupt'),
+    (r'irq \d+: nobody cared|No irq handler for', 'unhandled interrupt'),
+    (r'Busy inodes after unmount', 'inodes in use after unmount'),
     (r'messages dropped', 'kernel log lost messages'),
     (r'\bOops\b|Internal error: ', 'oops'),
     (r'\bWARNING: ', 'WARN()'),
@@ -68,8 +79,11 @@ def check_console(lines: list[str]) -> list[str]:
     if not any(lines):
         return ['console log is empty']
     problems = find_splats(lines)
-    if not any(BANNER.search(line) for line in lines):
+    boots = sum(bool(BANNER.search(line)) for line in lines)
+    if boots == 0:
         problems.append('console log has no boot banner: it cannot be judged')
+    elif boots > 1:
+        problems.append(f'console log has {boots} boot banners: the guest rebooted')
     if not any(POWERED_OFF.search(line) for line in lines):
         problems.append('console log is truncated: the guest did not power off')
     return problems

@@ -29,13 +29,14 @@ silent	fast	- misbehave silent
 short	fast	- misbehave short
 '
 
-# The banner, what is about a problem, and the end; not who built the kernel.
+# The banner, what the verdict asks for, what is about a problem, and the end; not
+# who built the kernel.
 trim_console()
 {
 	awk '{ line[NR] = $0 }
 		/BUG|WARNING|KASAN|panic -|Call Trace|lock held|lock debugging|cut here|end trace/ { for (i = NR - 1; i <= NR + 1; i++) keep[i] = 1 }
 		END { for (i = 1; i <= NR; i++)
-			if (line[i] ~ /Linux version/ || i > NR - 3 || (keep[i] && i > NR / 2))
+			if (line[i] ~ /Linux version|x2apic enabled/ || i > NR - 3 || (keep[i] && i > NR / 2))
 				print line[i] }' "$1" |
 		sed 's/\(Linux version [^ ]*\) .*/\1/'
 }
