@@ -35,7 +35,7 @@ NO_REASON = ('', 'unknown')
 # How many rounds a race had, as the test says.
 RACES = re.compile(r' *#.*\braces: (.*\S)')
 # All of this boot.sh must say about a run.
-RUN_KEYS = ('qemu_status', 'timeout', 'lockdep', 'kmemleak', 'x2apic', 'tree', 'kernel_tree', 'tests_tree')
+RUN_KEYS = ('qemu_status', 'timeout', 'lockdep', 'kmemleak', 'x2apic')
 X2APIC = re.compile(r'\bx2apic enabled|x2apic: enabled by BIOS')
 PIN = re.compile(r'(\d+)/(\d+)\s+(\S+\s[^#]*[^#\s])\s*(#.*)?')
 PINS_HEADER = ['# SPDX-License-Identifier: GPL-2.0-only', '#',
@@ -199,11 +199,6 @@ def check_run(info: dict, where: str, console: list[str]) -> list[str]:
         problems.append(f'QEMU ended with status {status} in {where} (see qemu.log)')
     if info.get('x2apic') and not any(X2APIC.search(line) for line in console):
         problems.append('the CPUs had no x2APIC: "x2apic enabled" is not in the console log')
-    asked = info.get('tree')
-    for key, what in (('kernel_tree', 'kernel was'), ('tests_tree', 'tests were')):
-        built = info.get(key)
-        if asked and built and built != asked:
-            problems.append(f'the {what} built of another tree than the one in question: {built}, not {asked}')
     return problems
 
 

@@ -422,12 +422,6 @@ class Logs(Runs):
             self.assertEqual(self.judge()[1], [])
             self.edit('console.log', lambda text: text.replace(f'{said}\n', ''))
 
-    def test_another_tree(self):
-        for key, what in (('kernel_tree', 'kernel was'), ('tests_tree', 'tests were')):
-            self.use('good')
-            self.edit_info(**{key: '4567def'})
-            self.assert_red(f'the {what} built of another tree than .*: 4567def, not 0123abc')
-
     def test_run_without_a_key(self):
         for key in verdict.RUN_KEYS:
             for value in (None, ''):
