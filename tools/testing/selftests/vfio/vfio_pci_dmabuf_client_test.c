@@ -30,6 +30,9 @@
 /* A machine may be slow. Nothing that is waited for here takes long. */
 #define PATIENCE_MS	20000
 
+/* Enough for what does not wait to be done, and to be seen to be so */
+#define CHANCE_MS	200
+
 static const char *device_bdf;
 
 #define fixture_data		FIXTURE_DATA(vfio_pci_dmabuf_client_test)
@@ -41,6 +44,10 @@ FIXTURE(vfio_pci_dmabuf_client_test) {
 	struct client client;
 	int bar;
 	size_t page_size;
+
+	/* A process that unbinds the driver, and what keeps it waiting */
+	pid_t unbind;
+	void *vaddr;
 };
 
 FIXTURE_VARIANT(vfio_pci_dmabuf_client_test) {
@@ -71,6 +78,56 @@ static void device_close(fixture_data *self)
 	self->device = NULL;
 }
 
+/* Let a process unbind the driver. */
+static void unbind_start(fixture_data *self)
+{
+	fflush(NULL);
+	self->unbind = fork();
+	VFIO_ASSERT_GE(self->unbind, 0);
+	if (!self->unbind) {
+		/* Nothing that it has inherited may be what it waits for. */
+		VFIO_ASSERT_EQ(syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0), 0);
+		sysfs_driver_unbind(DRIVER, device_bdf);
+		_exit(0);
+	}
+}
+
+/* Whether it has ended, or does so within the time */
+static bool unbind_done(fixture_data *self, int timeout_ms)
+{
+	int pidfd = syscall(SYS_pidfd_open, self->unbind, 0), status;
+	struct pollfd pollfd = {
+		.fd = pidfd,
+		.events = POLLIN,
+	};
+	bool done;
+
+	VFIO_ASSERT_GE(pidfd, 0);
+	done = poll(&pollfd, 1, timeout_ms) == 1;
+	VFIO_ASSERT_EQ(close(pidfd), 0);
+	if (done) {
+		VFIO_ASSERT_EQ(waitpid(self->unbind, &status, 0), self->unbind);
+		VFIO_ASSERT_EQ(status, 0);
+		self->unbind = 0;
+	}
+	return done;
+}
+
+/* Unbind while a client has something, and clean up also if that hangs. */
+static bool unbind_and_bind(fixture_data *self)
+{
+	bool done;
+
+	unbind_start(self);
+	done = unbind_done(self, PATIENCE_MS);
+	if (!done) {
+		client_kill(&self->client);
+		VFIO_ASSERT_TRUE(unbind_done(self, PATIENCE_MS), "Unbind still hangs\n");
+	}
+	sysfs_driver_bind(DRIVER, device_bdf);
+	return done;
+}
+
 /* Open the device, and find a BAR for the client. Returns why there is none, or NULL. */
 static const char *client_test_setup(fixture_data *self, const char *iommu_mode)
 {
@@ -79,6 +136,7 @@ static const char *client_test_setup(fixture_data *self, const char *iommu_mode)
 
 	self->page_size = getpagesize();
 	self->iommu_mode = iommu_mode;
+	sysfs_driver_restore(DRIVER, device_bdf);
 	device_open(self);
 	reason = bar_source_open_largest(&source, self->device, true);
 	if (reason)
@@ -93,6 +151,12 @@ static void client_test_teardown(fixture_data *self)
 {
 	if (self->device)
 		device_close(self);
+	/* The test has failed in the middle of an unbind. */
+	if (self->vaddr)
+		VFIO_ASSERT_EQ(munmap(self->vaddr, self->page_size), 0);
+	if (self->unbind)
+		unbind_done(self, PATIENCE_MS);
+	sysfs_driver_restore(DRIVER, device_bdf);
 }
 
 FIXTURE_SETUP(vfio_pci_dmabuf_client_test)
@@ -124,56 +188,6 @@ static void use_memory_state(fixture_data *self)
 		if (events[i]->give)
 			events[i]->give(self->device);
 	}
-}
-
-/* A process that unbinds the driver */
-static pid_t unbind_start(void)
-{
-	pid_t pid;
-
-	fflush(NULL);
-	pid = fork();
-	VFIO_ASSERT_GE(pid, 0);
-	if (!pid) {
-		/* Nothing that it has inherited may be what it waits for. */
-		VFIO_ASSERT_EQ(syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0), 0);
-		sysfs_driver_unbind(DRIVER, device_bdf);
-		_exit(0);
-	}
-	return pid;
-}
-
-static bool unbind_done(pid_t pid, int timeout_ms)
-{
-	int pidfd = syscall(SYS_pidfd_open, pid, 0), status;
-	struct pollfd pollfd = {
-		.fd = pidfd,
-		.events = POLLIN,
-	};
-	bool done;
-
-	VFIO_ASSERT_GE(pidfd, 0);
-	done = poll(&pollfd, 1, timeout_ms) == 1;
-	VFIO_ASSERT_EQ(close(pidfd), 0);
-	if (done) {
-		VFIO_ASSERT_EQ(waitpid(pid, &status, 0), pid);
-		VFIO_ASSERT_EQ(status, 0);
-	}
-	return done;
-}
-
-/* Unbind while a client has something, and clean up also if that hangs. */
-static bool unbind_and_bind(struct client *client)
-{
-	pid_t pid = unbind_start();
-	bool done = unbind_done(pid, PATIENCE_MS);
-
-	if (!done) {
-		client_kill(client);
-		VFIO_ASSERT_TRUE(unbind_done(pid, PATIENCE_MS), "Unbind still hangs\n");
-	}
-	sysfs_driver_bind(DRIVER, device_bdf);
-	return done;
 }
 
 /* Keep an O_PATH handle of what comes, and not the file itself. */
@@ -231,7 +245,7 @@ TEST_F(vfio_pci_dmabuf_client_test, path_handle_and_unbind)
 	meet(self->client.sock);
 
 	device_close(self);
-	ASSERT_TRUE(unbind_and_bind(&self->client));
+	ASSERT_TRUE(unbind_and_bind(self));
 	meet(self->client.sock);
 	ASSERT_EQ(0, client_wait(&self->client));
 	device_open(self);
@@ -276,7 +290,7 @@ TEST_F(vfio_pci_dmabuf_client_test, everything_and_unbind)
 	meet(self->client.sock);
 
 	device_close(self);
-	ASSERT_TRUE(unbind_and_bind(&self->client));
+	ASSERT_TRUE(unbind_and_bind(self));
 	device_open(self);
 	meet(self->client.sock);
 	ASSERT_EQ(0, client_wait(&self->client));
@@ -288,9 +302,8 @@ TEST_F(vfio_pci_dmabuf_client_test, unbind_waits_for_the_owner)
 	char buffer[sizeof(struct vfio_irq_set) + sizeof(int)] = {};
 	struct vfio_irq_set *irq = (void *)buffer;
 	int fd, request = eventfd(0, EFD_CLOEXEC);
-	void *bar, *dmabuf;
+	void *dmabuf;
 	u64 count;
-	pid_t pid;
 
 	irq->argsz = sizeof(buffer);
 	irq->flags = VFIO_IRQ_SET_ACTION_TRIGGER | VFIO_IRQ_SET_DATA_EVENTFD;
@@ -301,27 +314,28 @@ TEST_F(vfio_pci_dmabuf_client_test, unbind_waits_for_the_owner)
 
 	/* Before the mappings, which it would inherit */
 	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, self->page_size);
-	pid = unbind_start();
+	unbind_start(self);
 	ASSERT_EQ(sizeof(count), read(request, &count, sizeof(count)));
 
-	bar = mmap(NULL, self->page_size, PROT_READ, MAP_SHARED, self->device->fd,
-		   self->device->bars[self->bar].info.offset);
-	ASSERT_NE(MAP_FAILED, bar);
+	self->vaddr = mmap(NULL, self->page_size, PROT_READ, MAP_SHARED, self->device->fd,
+			   self->device->bars[self->bar].info.offset);
+	ASSERT_NE(MAP_FAILED, self->vaddr);
 	dmabuf = mmap(NULL, self->page_size, PROT_READ, MAP_SHARED, fd, 0);
 	ASSERT_NE(MAP_FAILED, dmabuf);
-	ASSERT_TRUE(mmio_try_touch(bar));
+	ASSERT_TRUE(mmio_try_touch(self->vaddr));
 	ASSERT_TRUE(mmio_try_touch(dmabuf));
-	ASSERT_FALSE(unbind_done(pid, 0));
+	ASSERT_FALSE(unbind_done(self, CHANCE_MS));
 
 	/* The mapping of the BAR is the owner's as well. */
 	device_close(self);
-	ASSERT_TRUE(mmio_try_touch(bar));
+	ASSERT_TRUE(mmio_try_touch(self->vaddr));
 	ASSERT_TRUE(mmio_try_touch(dmabuf));
-	ASSERT_FALSE(unbind_done(pid, 0));
+	ASSERT_FALSE(unbind_done(self, CHANCE_MS));
 
-	ASSERT_EQ(0, munmap(bar, self->page_size));
+	ASSERT_EQ(0, munmap(self->vaddr, self->page_size));
+	self->vaddr = NULL;
 	ASSERT_FALSE(mmio_try_touch(dmabuf));
-	ASSERT_TRUE(unbind_done(pid, PATIENCE_MS));
+	ASSERT_TRUE(unbind_done(self, PATIENCE_MS));
 	ASSERT_FALSE(mmio_try_touch(dmabuf));
 
 	sysfs_driver_bind(DRIVER, device_bdf);
@@ -359,7 +373,7 @@ TEST_F(vfio_pci_dmabuf_client_test, stopped)
 
 	use_memory_state(self);
 	device_close(self);
-	ASSERT_TRUE(unbind_and_bind(&self->client));
+	ASSERT_TRUE(unbind_and_bind(self));
 
 	ASSERT_EQ(0, kill(self->client.pid, SIGCONT));
 	ASSERT_EQ(0, client_wait(&self->client));

@@ -27,6 +27,9 @@
 #define DEBUGFS		"/sys/kernel/debug/"
 #define NR_RANGES	16
 
+/* More than can fail in any of this: an end for what fails for ever */
+#define MAX_NTH		1000
+
 static const char *device_bdf;
 
 struct export {
@@ -171,6 +174,7 @@ static void fail_each(struct __test_metadata *_metadata, fixture_data *self,
 	long got;
 
 	for (nth = 1;; nth++) {
+		ASSERT_GT(MAX_NTH, nth);
 		fail_nth(self, nth);
 		got = work(self);
 		failed = has_failed(self);
@@ -191,6 +195,8 @@ static void fail_each(struct __test_metadata *_metadata, fixture_data *self,
 	TH_LOG("%d failures, %d of them were errors", nth - 1, nr_errors);
 	ASSERT_LE(0, got);
 	ASSERT_LT(1, nth);
+	/* Each of these allocates something that it cannot do without. */
+	ASSERT_LT(0, nr_errors);
 
 	got = work(self);
 	ASSERT_LE(0, got);

@@ -269,6 +269,7 @@ static void race_test_close_device(struct race_test *test)
 {
 	vfio_pci_device_cleanup(test->device);
 	iommu_cleanup(test->iommu);
+	test->device = NULL;
 }
 
 FIXTURE(vfio_pci_mmap_race_test) {
@@ -361,8 +362,10 @@ FIXTURE(vfio_pci_last_close_race_test) {
 
 FIXTURE_SETUP(vfio_pci_last_close_race_test)
 {
-	const char *reason = race_test_open(&self->test, true);
+	const char *reason;
 
+	sysfs_driver_restore(DRIVER, device_bdf);
+	reason = race_test_open(&self->test, true);
 	if (reason)
 		SKIP(return, "%s", reason);
 }
@@ -370,7 +373,9 @@ FIXTURE_SETUP(vfio_pci_last_close_race_test)
 FIXTURE_TEARDOWN(vfio_pci_last_close_race_test)
 {
 	bar_source_close(&self->test.source);
-	race_test_close_device(&self->test);
+	if (self->test.device)
+		race_test_close_device(&self->test);
+	sysfs_driver_restore(DRIVER, device_bdf);
 }
 
 static void race_with_close(struct __test_metadata *_metadata, struct race_test *test,
