@@ -13,7 +13,8 @@ usage()
 usage: boot.sh [option...] FLAVOUR [-- QEMU-ARGUMENT...]
 
   --plan FILE          what to run (default scripts/plans/all), one line per test:
-                       DEVICE[+DEVICE] COLLECTION:TEST [ARGUMENT...]; "-" is no device
+                       DEVICE[+DEVICE] COLLECTION:TEST [ARGUMENT...]; "-" is no device,
+                       and "FLAVOUR:" before it is for one kernel only
   --shard I/N          only each Nth line of the plan, from the Ith on
   --expected FILE      what each line must pass at least (for the default plan
                        scripts/expected/FLAVOUR); "none" for no such check
@@ -131,7 +132,8 @@ done <<< "$devices" > "$out/devices"
 
 # The plan without its comments; a test of no collection is one of the lab.
 sed -e 's/#.*//' "$plan" |
-	awk -v shard="${shard:-1/1}" 'BEGIN { split(shard, part, "/") }
+	awk -v shard="${shard:-1/1}" -v flavour="$flavour:" 'BEGIN { split(shard, part, "/") }
+		$1 ~ /^[a-z]+:$/ { if ($1 != flavour) next; $1 = ""; $0 = $0 }
 		NF && ++n % part[2] == part[1] % part[2] {
 			if (NF > 1 && $2 !~ /:/) $2 = "lab:" $2
 			$1 = $1; print
@@ -157,7 +159,7 @@ cut -d' ' -f1 "$out/plan" | tr + '\n' | sort -u |
 
 # Nobody has to remember to add a new test to the plan.
 if [ "$plan" = "$LAB/scripts/plans/all" ]; then
-	missing=$(grep '^vfio:' "$out/tests" | grep -vxF "$(awk '{ print $2 }' "$plan")" || true)
+	missing=$(grep '^vfio:' "$out/tests" | grep -vxF "$(tr ' ' '\n' < "$plan")" || true)
 	[ -z "$missing" ] || die "there are tests in no line of $plan: ${missing//$'\n'/ }"
 fi
 
