@@ -657,9 +657,10 @@ class Pins(Runs):
 
     def test_nothing_is_recorded_from_a_red_run(self):
         self.use('good')
+        good = self.run_dir
+        self.use('hidden')
         self.pins.unlink()
-        status, output = self.main('--record', self.pins, 'DIR', HERE / 'logs/hidden')
-        self.addCleanup((HERE / 'logs/hidden/summary.json').unlink)
+        status, output = self.main('--record', self.pins, good, 'DIR')
         self.assertEqual((status, self.pins.exists()), (1, False))
         self.assertIn(f'not recorded in {self.pins}: a red run pins nothing', output)
 
