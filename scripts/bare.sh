@@ -14,6 +14,11 @@ project=/srv/project
 
 [ $# -gt 0 ] || die "usage: bare.sh COMMAND..."
 [ "$(id -u)" -eq 0 ] || die "a root for other programs can be made by root only: run it with sudo"
+# What is mounted below the root goes with this process, however it ends, and so does
+# whatever it has started.
+if [ -z "${LAB_BARE:-}" ]; then
+	LAB_BARE=1 exec unshare --mount --pid --fork --kill-child --mount-proc "$0" "$@"
+fi
 need_disk 20
 if ! command -v mmdebstrap > /dev/null; then
 	with_progress "refreshing the package lists" "$BUILD/log/apt-update.log" apt-get update
@@ -30,7 +35,7 @@ apt-get indextargets --format '$(CREATED_BY) $(ORIGIN) $(REPO_URI) $(RELEASE) $(
 apt-config dump | grep -E '^Acquire::[a-z]+::Proxy' > "$BUILD/bare.apt" || true
 codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
 
-rm -rf "$root"
+rm -rf --one-file-system "$root"
 with_progress "making a minimal root of Debian $codename" "$BUILD/log/bare.log" \
 	mmdebstrap --mode=root --variant=apt --include=git,make --aptopt="$BUILD/bare.apt" \
 	"$codename" "$root" "$BUILD/bare.list"
@@ -46,14 +51,9 @@ git clone -q --no-hardlinks "$LAB" "$root$project"
 } > "$root/srv/run"
 cp -L /etc/resolv.conf "$root/etc/resolv.conf"
 
-# What is mounted goes with this process, and so does whatever it has started.
-# shellcheck disable=SC2016 # for the shell in there
-ROOT=$root exec unshare --mount --pid --fork --kill-child -- bash -euc '
-	mount --bind "$ROOT" "$ROOT"
-	mount --rbind /dev "$ROOT/dev"
-	mount -t proc proc "$ROOT/proc"
-	mount -t sysfs sys "$ROOT/sys"
-	exec chroot "$ROOT" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-		TERM=dumb ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \
-		bash /srv/run
-'
+mount --bind "$root" "$root"
+mount --rbind /dev "$root/dev"
+mount -t proc proc "$root/proc"
+mount -t sysfs sys "$root/sys"
+chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb \
+	${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} bash /srv/run
