@@ -58,7 +58,14 @@ needs()
 # Run one check, and leave "PASSED FAILED SKIPPED SECONDS" in its file.
 one()
 {
-	local name=$1 kind command start=$SECONDS rc=0 p f s
+	local name=$1 kind command start=$SECONDS rc=0 need p f s
+
+	# make -k would not run what only comes after a check that failed.
+	while read -r need; do
+		if ! read -r _ f _ < "$log/$need.result" || [ "$f" -ne 0 ]; then
+			return
+		fi
+	done 2> /dev/null < <(needs "$name")
 
 	kind=$(field "$name" 2)
 	read -ra command <<< "$(field "$name" 4)"
@@ -93,7 +100,6 @@ one()
 		printf '=== %s: %d passed, %d failed, %d skipped, %d s\n' \
 			"$name" "$p" "$f" "$s" $((SECONDS - start))
 	) 9> "$log/lock"
-	[ "$f" -eq 0 ]
 }
 
 case ${1:-} in
@@ -129,14 +135,13 @@ jobs=$((memory < 9 ? 1 : memory < 15 ? 2 : 3))
 	echo ".PHONY: ${names[*]}"
 	echo "all: ${names[*]}"
 	for name in "${names[@]}"; do
-		echo "$name: $(needs "$name" | paste -sd' ')"
-		printf '\t@+%s --one %s\n' "$LAB/scripts/check.sh" "$name"
-		for after in $(needs "$name" '/^~/!d;s/^~//'); do
-			[[ " ${names[*]} " != *" $after "* ]] || after_all+="$name: | $after"$'\n'
-		done
+		after=
+		while read -r need; do
+			[[ " ${names[*]} " != *" $need "* ]] || after+=" $need"
+		done < <(needs "$name" 's/^~//')
+		printf '%s:%s\n\t@+%s --one %s\n' "$name" "$after" "$LAB/scripts/check.sh" "$name"
 	done
 } > "$log/make"
-printf '%s' "${after_all:-}" >> "$log/make"
 
 started=$SECONDS rc=0
 env -u MAKEFLAGS -u MAKELEVEL -u MFLAGS \
@@ -163,7 +168,7 @@ wait "$pid" || rc=$?
 passed=0 failed=0 skipped=0
 printf '\n%-14s %8s %8s %8s %8s\n' check passed failed skipped seconds
 for name in "${names[@]}"; do
-	if ! read -r p f s seconds < "$log/$name.result" 2> /dev/null; then
+	if ! read -r p f s seconds 2> /dev/null < "$log/$name.result"; then
 		# What it needs has failed.
 		p=0 f=1 s=0 seconds=-
 	fi
