@@ -32,7 +32,8 @@ apt-get indextargets --format '$(CREATED_BY) $(ORIGIN) $(REPO_URI) $(RELEASE) $(
 	awk '$1 == "Packages" && $2 == "Debian" && !seen[$0]++ { print "deb", $3, $4, $5 }' \
 	> "$BUILD/bare.list"
 [ -s "$BUILD/bare.list" ] || die "this system has no Debian mirror among its apt sources"
-apt-config dump | grep -E '^Acquire::[a-z]+::Proxy' > "$BUILD/bare.apt" || true
+# How it reaches the mirror, and that the mirror may be older than its clock says.
+apt-config dump | grep -E '^Acquire::([a-z]+::Proxy|Check-Valid-Until)' > "$BUILD/bare.apt" || true
 codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
 
 rm -rf --one-file-system "$root"
