@@ -23,6 +23,7 @@ usage: boot.sh [option...] FLAVOUR [-- QEMU-ARGUMENT...]
   --test-timeout SECONDS   for each test (default: what its "settings" say)
   --kernel-id ID       what the kernel was built of, as kernel.sh notes it in .lab-tree
                        (default: what build/linux has now)
+  --tests-id ID        the same of the tests
   --cpu MODEL          (default max; with TCG without the instructions it is slow at,
                        so a measurement to be compared with others needs --cpu max)
   --append WORDS       more kernel command line
@@ -35,10 +36,10 @@ END
 }
 
 plan=$LAB/scripts/plans/all shard='' expected='' out='' limit=3600 test_limit=''
-kernel_id='' cpu='' append='' environment=() add=() icount=0 flavour=''
+kernel_id='' tests_id='' cpu='' append='' environment=() add=() icount=0 flavour=''
 while [ $# -gt 0 ]; do
 	case $1 in
-	--plan|--shard|--expected|--out|--timeout|--test-timeout|--kernel-id|--cpu|--append|--env|--add)
+	--plan|--shard|--expected|--out|--timeout|--test-timeout|--kernel-id|--tests-id|--cpu|--append|--env|--add)
 		[ $# -ge 2 ] || die "$1 needs a value" ;;&
 	--plan)		plan=$2; shift ;;
 	--shard)	shard=$2; shift ;;
@@ -47,6 +48,7 @@ while [ $# -gt 0 ]; do
 	--timeout)	limit=$2; shift ;;
 	--test-timeout)	test_limit=$2; shift ;;
 	--kernel-id)	kernel_id=$2; shift ;;
+	--tests-id)	tests_id=$2; shift ;;
 	--cpu)		cpu=$2; shift ;;
 	--append)	append=$2; shift ;;
 	--env)		environment+=("$2"); shift ;;
@@ -81,7 +83,7 @@ fi
 [ -r "$plan" ] || die "there is no plan $plan"
 
 # A verdict about yesterday's kernel, or by yesterday's tests, is none.
-tests_id=$(tree_id "$TREE")
+tests_id=${tests_id:-$(tree_id "$TREE")}
 [ "$(cat "$kernel/.lab-tree" 2> /dev/null)" = "${kernel_id:-$tests_id}" ] ||
 	die "the $flavour kernel was not built of what is in ${TREE#"$LAB"/} now: run \"make kernel KERNEL=$flavour\""
 [ "$(cat "$tests/.lab-tree" 2> /dev/null)" = "$tests_id" ] ||

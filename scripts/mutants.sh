@@ -77,6 +77,8 @@ for directory in linux "${flavours[@]}"; do
 	mount --bind "$work/$directory" "$BUILD/$directory"
 done
 mkdir -p "$log"
+# Of the tree as it is.  While a guest starts, the next mutant may be in it.
+id=$(tree_id "$TREE")
 
 failed=0
 # not_ok WHAT: with its reasons on stdin
@@ -129,7 +131,7 @@ start()
 	# Seconds of this machine, and of the guest.  Most need a fraction, but a mutant
 	# may well hang.
 	"$LAB/scripts/boot.sh" "${time[@]}" --timeout 600 --test-timeout 900 \
-		--kernel-id "$(cat "$work/boot-$name/.lab-tree")" --expected none \
+		--kernel-id "$(cat "$work/boot-$name/.lab-tree")" --tests-id "$id" --expected none \
 		--plan "$dir/plan-of-$name" --out "$dir" "mutants/boot-$name" > "$dir/boot.log" 2>&1 &
 	pid[$name]=$!
 	booting+=("$name")
