@@ -30,13 +30,15 @@ usage: boot.sh [option...] FLAVOUR [-- QEMU-ARGUMENT...]
   --env NAME=VALUE     for the tests; may be repeated
   --add FILE           one more program of the lab, for the plan's "lab:FILE"
   --icount             guest time counts instructions; TCG, one CPU
+  --parallel           with TCG, too, CPUs that run at once, as a race needs them.
+                       Without it they take turns: see qemu.sh
 
 Devices: edu ivshmem bochs nvme igb e1000e
 END
 }
 
 plan=$LAB/scripts/plans/all shard='' expected='' out='' limit=3600 test_limit=''
-kernel_id='' tests_id='' cpu='' append='' environment=() add=() icount=0 flavour=''
+kernel_id='' tests_id='' cpu='' append='' environment=() add=() icount=0 threads=single flavour=''
 while [ $# -gt 0 ]; do
 	case $1 in
 	--plan|--shard|--expected|--out|--timeout|--test-timeout|--kernel-id|--tests-id|--cpu|--append|--env|--add)
@@ -54,6 +56,7 @@ while [ $# -gt 0 ]; do
 	--env)		environment+=("$2"); shift ;;
 	--add)		add+=("$2"); shift ;;
 	--icount)	icount=1 ;;
+	--parallel)	threads=multi ;;
 	--help|-h)	usage; exit 0 ;;
 	--)		shift; break ;;
 	-*)		die "unknown option $1: see boot.sh --help" ;;
@@ -112,7 +115,10 @@ nvme	1b36:0010	nvme,serial=lab,drive=disk
 igb	8086:10c9	igb,romfile=
 e1000e	8086:10d3	e1000e,romfile=
 '
-qemu_args=(-object "memory-backend-ram,id=bar,size=1G,share=on"
+# With ACPI hotplug the ports never report that their link is up, and the kernel gives
+# a device with power management up after a reset of its bus.
+qemu_args=(-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off
+	-object "memory-backend-ram,id=bar,size=1G,share=on"
 	-drive "if=none,id=disk,format=raw,file.driver=null-co,file.size=64M,file.read-zeroes=on")
 
 mkdir -p "$out"
@@ -132,9 +138,10 @@ while IFS=$'\t' read -r name id model; do
 	fi
 done <<< "$devices" > "$out/devices"
 
-# The plan without its comments; a test of no collection is one of the lab.
+# The plan without its comments; a test of no collection is one of the lab.  For
+# coverage the fast kernel is built once more.
 sed -e 's/#.*//' "$plan" |
-	awk -v shard="${shard:-1/1}" -v flavour="$flavour:" 'BEGIN { split(shard, part, "/") }
+	awk -v shard="${shard:-1/1}" -v flavour="${flavour/#coverage/fast}:" 'BEGIN { split(shard, part, "/") }
 		$1 ~ /^[a-z]+:$/ { if ($1 != flavour) next; $1 = ""; $0 = $0 }
 		NF && ++n % part[2] == part[1] % part[2] {
 			if (NF > 1 && $2 !~ /:/) $2 = "lab:" $2
@@ -230,7 +237,7 @@ x2apic=false
 case $accel in
 icount)	qemu_args+=(-smp 1 -icount 'shift=0,sleep=off' -accel 'tcg,thread=single') ;;
 kvm)	qemu_args+=(-smp 2 -accel kvm) ;;
-tcg)	qemu_args+=(-smp 2 -accel 'tcg,thread=multi')
+tcg)	qemu_args+=(-smp 2 -accel "tcg,thread=$threads")
 	x2apic=true
 	iommu+=,eim=on ;;
 esac
@@ -288,7 +295,7 @@ wait
 cat > "$out/run.json" << END
 {"kernel": "$flavour", "accel": "$accel", "qemu": "$qemu_version", "seconds": $((SECONDS - started)),
  "qemu_status": $status, "timeout": $limit, "lockdep": $lockdep, "kmemleak": $kmemleak,
- "x2apic": $x2apic}
+ "x2apic": $x2apic, "threads": "$threads"}
 END
 # Of another plan than the whole, only the lines that it has are compared.
 part=

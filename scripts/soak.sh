@@ -11,5 +11,5 @@ set -euo pipefail
 "$LAB/scripts/tree.sh" --keep
 "$LAB/scripts/kernel.sh" debug
 "$LAB/scripts/selftests.sh"
-exec "$LAB/scripts/boot.sh" --plan "$LAB/scripts/plans/races" \
+exec "$LAB/scripts/boot.sh" --parallel --plan "$LAB/scripts/plans/races" \
 	--env "VFIO_SELFTESTS_RACE_ROUNDS=${1:-1000}" --timeout 14400 --test-timeout 7200 debug

@@ -176,19 +176,18 @@ FIXTURE_VARIANT(vfio_pci_memory_away_test) {
 	bool delegated;
 };
 
+/*
+ * What takes the memory away does not know how the device was opened. A hot reset
+ * does, and of the others one each is enough.
+ */
 #define AWAY(_variant) FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, _variant)
 
 AWAY(bar_memory_decode_group) { &vfio_pci_memory_decode, MODE_VFIO_TYPE1V2_IOMMU, false };
 AWAY(bar_memory_decode_iommufd) { &vfio_pci_memory_decode, MODE_IOMMUFD, false };
-AWAY(bar_d3hot_group) { &vfio_pci_d3hot, MODE_VFIO_TYPE1V2_IOMMU, false };
 AWAY(bar_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, false };
-AWAY(bar_low_power_group) { &vfio_pci_low_power, MODE_VFIO_TYPE1V2_IOMMU, false };
 AWAY(bar_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, false };
-AWAY(dmabuf_memory_decode_group) { &vfio_pci_memory_decode, MODE_VFIO_TYPE1V2_IOMMU, true };
 AWAY(dmabuf_memory_decode_iommufd) { &vfio_pci_memory_decode, MODE_IOMMUFD, true };
-AWAY(dmabuf_d3hot_group) { &vfio_pci_d3hot, MODE_VFIO_TYPE1V2_IOMMU, true };
 AWAY(dmabuf_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, true };
-AWAY(dmabuf_low_power_group) { &vfio_pci_low_power, MODE_VFIO_TYPE1V2_IOMMU, true };
 AWAY(dmabuf_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, true };
 
 FIXTURE_SETUP(vfio_pci_memory_away_test)
@@ -255,13 +254,9 @@ RESET(bar_function_reset_group) { &vfio_pci_function_reset, MODE_VFIO_TYPE1V2_IO
 RESET(bar_function_reset_iommufd) { &vfio_pci_function_reset, MODE_IOMMUFD, false };
 RESET(bar_hot_reset_group) { &vfio_pci_hot_reset, MODE_VFIO_TYPE1V2_IOMMU, false };
 RESET(bar_hot_reset_iommufd) { &vfio_pci_hot_reset, MODE_IOMMUFD, false };
-RESET(bar_flr_group) { &vfio_pci_flr, MODE_VFIO_TYPE1V2_IOMMU, false };
 RESET(bar_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, false };
-RESET(dmabuf_function_reset_group) { &vfio_pci_function_reset, MODE_VFIO_TYPE1V2_IOMMU, true };
 RESET(dmabuf_function_reset_iommufd) { &vfio_pci_function_reset, MODE_IOMMUFD, true };
-RESET(dmabuf_hot_reset_group) { &vfio_pci_hot_reset, MODE_VFIO_TYPE1V2_IOMMU, true };
 RESET(dmabuf_hot_reset_iommufd) { &vfio_pci_hot_reset, MODE_IOMMUFD, true };
-RESET(dmabuf_flr_group) { &vfio_pci_flr, MODE_VFIO_TYPE1V2_IOMMU, true };
 RESET(dmabuf_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, true };
 
 FIXTURE_SETUP(vfio_pci_reset_test)
@@ -440,25 +435,15 @@ FIXTURE_VARIANT(vfio_pci_memory_away_twice_test) {
 
 #define AWAY_TWICE(_variant) FIXTURE_VARIANT_ADD(vfio_pci_memory_away_twice_test, _variant)
 
-AWAY_TWICE(bar_d3hot_group) { &vfio_pci_d3hot, MODE_VFIO_TYPE1V2_IOMMU, false };
 AWAY_TWICE(bar_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, false };
-AWAY_TWICE(bar_low_power_group) { &vfio_pci_low_power, MODE_VFIO_TYPE1V2_IOMMU, false };
 AWAY_TWICE(bar_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, false };
-AWAY_TWICE(bar_function_reset_group) { &vfio_pci_function_reset, MODE_VFIO_TYPE1V2_IOMMU, false };
 AWAY_TWICE(bar_function_reset_iommufd) { &vfio_pci_function_reset, MODE_IOMMUFD, false };
-AWAY_TWICE(bar_hot_reset_group) { &vfio_pci_hot_reset, MODE_VFIO_TYPE1V2_IOMMU, false };
 AWAY_TWICE(bar_hot_reset_iommufd) { &vfio_pci_hot_reset, MODE_IOMMUFD, false };
-AWAY_TWICE(bar_flr_group) { &vfio_pci_flr, MODE_VFIO_TYPE1V2_IOMMU, false };
 AWAY_TWICE(bar_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, false };
-AWAY_TWICE(dmabuf_d3hot_group) { &vfio_pci_d3hot, MODE_VFIO_TYPE1V2_IOMMU, true };
 AWAY_TWICE(dmabuf_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, true };
-AWAY_TWICE(dmabuf_low_power_group) { &vfio_pci_low_power, MODE_VFIO_TYPE1V2_IOMMU, true };
 AWAY_TWICE(dmabuf_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, true };
-AWAY_TWICE(dmabuf_function_reset_group) { &vfio_pci_function_reset, MODE_VFIO_TYPE1V2_IOMMU, true };
 AWAY_TWICE(dmabuf_function_reset_iommufd) { &vfio_pci_function_reset, MODE_IOMMUFD, true };
-AWAY_TWICE(dmabuf_hot_reset_group) { &vfio_pci_hot_reset, MODE_VFIO_TYPE1V2_IOMMU, true };
 AWAY_TWICE(dmabuf_hot_reset_iommufd) { &vfio_pci_hot_reset, MODE_IOMMUFD, true };
-AWAY_TWICE(dmabuf_flr_group) { &vfio_pci_flr, MODE_VFIO_TYPE1V2_IOMMU, true };
 AWAY_TWICE(dmabuf_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, true };
 
 FIXTURE_SETUP(vfio_pci_memory_away_twice_test)
