@@ -87,9 +87,9 @@ fi
 
 # A verdict about yesterday's kernel, or by yesterday's tests, is none.
 tests_id=${tests_id:-$(tree_id "$TREE")}
-[ "$(cat "$kernel/.lab-tree" 2> /dev/null)" = "${kernel_id:-$tests_id}" ] ||
+is_built "$kernel" "${kernel_id:-$tests_id}" ||
 	die "the $flavour kernel was not built of what is in ${TREE#"$LAB"/} now: run \"make kernel KERNEL=$flavour\""
-[ "$(cat "$tests/.lab-tree" 2> /dev/null)" = "$tests_id" ] ||
+is_built "$tests" "$tests_id" ||
 	die "the tests were not built of what is in ${TREE#"$LAB"/} now: run scripts/selftests.sh"
 
 if [ "$icount" = 1 ]; then

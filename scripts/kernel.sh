@@ -36,8 +36,7 @@ mkdir -p "$out"
 
 wanted=$(config_wanted "${fragments[@]}")
 id=$(tree_id "$source")
-if [ "$(cat "$out/.lab-tree" 2> /dev/null)" = "$id" ] &&
-   [ "$(cat "$out/.lab-config" 2> /dev/null)" = "$wanted" ]; then
+if is_built "$out" "$id" "$wanted"; then
 	exit 0
 fi
 # What is built is named last, so that half a build is of no tree.

@@ -55,6 +55,23 @@ tree_id()
 	echo "$id"
 }
 
+# Is what lies in $1 a build of the tree $2, and, for a kernel, with the options $3?
+is_built()
+{
+	[ "$(cat "$1/.lab-tree" 2> /dev/null)" = "$2" ] &&
+		{ [ $# -lt 3 ] || [ "$(cat "$1/.lab-config" 2> /dev/null)" = "$3" ]; }
+}
+
+# Copy what boots of the kernel in $1 to $2.
+copy_bootable()
+{
+	rm -rf "$2"
+	mkdir -p "$2/arch/x86/boot" "$2/usr"
+	cp "$1/arch/x86/boot/bzImage" "$2/arch/x86/boot"
+	cp "$1/usr/gen_init_cpio" "$2/usr"
+	cp -r "$1"/{.config,.lab-config,.lab-tree,root} "$2"
+}
+
 # Run a long command, log to $2 and show a line with $1 every 20 seconds.
 with_progress()
 {

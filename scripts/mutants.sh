@@ -104,11 +104,7 @@ build()
 		not_ok "builds: $name" < <(tail -n 12 "$log/$name.log")
 		return 1
 	fi
-	rm -rf "$boot"
-	mkdir -p "$boot/arch/x86/boot" "$boot/usr"
-	cp "$BUILD/$flavour/arch/x86/boot/bzImage" "$boot/arch/x86/boot"
-	cp "$BUILD/$flavour/usr/gen_init_cpio" "$boot/usr"
-	cp -r "$BUILD/$flavour"/{.config,.lab-tree,root} "$boot"
+	copy_bootable "$BUILD/$flavour" "$boot"
 }
 
 # pid and flavour of what boots, by name, in the order of the start
