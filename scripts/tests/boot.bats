@@ -18,7 +18,8 @@ setup()
 	git -C build/linux -c user.name=a -c user.email=a@b.c commit -q -m one
 	touch build/fast/{.config,arch/x86/boot/bzImage} build/kselftest/run_kselftest.sh
 	git -C build/linux rev-parse 'HEAD^{tree}' | tee build/fast/.lab-tree > build/kselftest/.lab-tree
-	awk '!/^#/ && NF { print ($2 ~ /:/ ? "" : "lab:") $2 }' scripts/plans/all | sort -u > build/kselftest/kselftest-list.txt
+	sed -n -e 's/^[a-z]*: //' -e '/^[^#]/p' scripts/plans/all |
+		awk '{ print ($2 ~ /:/ ? "" : "lab:") $2 }' | sort -u > build/kselftest/kselftest-list.txt
 	cat > qemu <<- 'END'
 		#!/bin/sh
 		case "$*" in
