@@ -49,7 +49,7 @@ for round in 1 2; do
 			# The CPU of the numbers that are published, whatever it costs
 			# to emulate.
 			measure "$kernel" bench 1 --icount --append transparent_hugepage_shmem=never
-		measure "$kernel" scaling "$round"
+		measure "$kernel" scaling "$round" --parallel
 	done
 done
 echo "# what two threads get done in the time of one, in percent, in two boots each:"

@@ -33,6 +33,6 @@ cp -r "$out/gcov$kernel/." "$kernel"
 	gcovr --root . --exclude-unreachable-branches --xml "$out/coverage.xml" "$kernel" > "$log" 2>&1 ||
 		{ tail -n 20 "$log"; die "gcovr failed: see $log"; }
 	# The tree is the series, committed; diff-cover asks git for its lines.
-	diff-cover "$out/coverage.xml" --compare-branch=base --diff-range-notation=.. --include '*.c' '*.h' \
+	diff-cover "$out/coverage.xml" --compare-branch=base --diff-range-notation=.. \
 		--fail-under="$(sed -n '/^[0-9]/p' "$LAB/scripts/expected/coverage")"
 )
