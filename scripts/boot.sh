@@ -138,8 +138,8 @@ while IFS=$'\t' read -r name id model; do
 	fi
 done <<< "$devices" > "$out/devices"
 
-# The plan without its comments; a test of no collection is one of the lab.  For
-# coverage the fast kernel is built once more.
+# The plan without its comments; a test of no collection is one of the lab.  The
+# coverage kernel runs the lines that are for the fast one.
 sed -e 's/#.*//' "$plan" |
 	awk -v shard="${shard:-1/1}" -v flavour="${flavour/#coverage/fast}:" 'BEGIN { split(shard, part, "/") }
 		$1 ~ /^[a-z]+:$/ { if ($1 != flavour) next; $1 = ""; $0 = $0 }
@@ -300,7 +300,7 @@ wait
 cat > "$out/run.json" << END
 {"kernel": "$flavour", "accel": "$accel", "qemu": "$qemu_version", "seconds": $((SECONDS - started)),
  "qemu_status": $status, "timeout": $limit, "lockdep": $lockdep, "kmemleak": $kmemleak,
- "x2apic": $x2apic, "threads": "$threads"}
+ "x2apic": $x2apic}
 END
 # Of another plan than the whole, only the lines that it has are compared.
 part=
