@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <sys/mman.h>
+#include <sys/wait.h>
 
 #include <linux/pci_regs.h>
 #include <linux/sizes.h>
@@ -333,6 +334,161 @@ TEST_F(vfio_pci_huge_mmap_test, move_pud)
 TEST_F(vfio_pci_huge_mmap_test, move_half_of_pud)
 {
 	move_pud(_metadata, &self->test, SZ_512M);
+}
+
+/*
+ * A process copies or moves a mapping by huge pages while memory decode is
+ * disabled. Wherever a page is at that moment, it must not be overlooked: nothing
+ * can be reached when the memory has been disabled.
+ *
+ * Both begin at the same time. The memory is disabled after a delay which is a
+ * different one each time, from none to 16 ms.
+ */
+#define NR_DELAYS		16
+#define DISABLE_RACE_ROUNDS	(4 * NR_DELAYS)
+
+/* Shared by both processes */
+struct disable_race {
+	void *vaddr;
+	void *new_vaddr;
+	size_t size;
+	/* Pages that could be reached although the memory was disabled */
+	int in_parent;
+	int in_child;
+	int at_old;
+	int at_new;
+};
+
+static int count_reachable(const struct disable_race *race, void *vaddr)
+{
+	int reachable = 0;
+	size_t pos;
+
+	for (pos = 0; pos < race->size; pos += SZ_2M)
+		reachable += mmio_try_touch(vaddr + pos);
+	return reachable;
+}
+
+/* Map all of it, and return at about the time at which disable_race() goes on. */
+static void disable_race_begin(const struct disable_race *race, int sock)
+{
+	/* The memory is enabled. */
+	meet(sock);
+	VFIO_ASSERT_EQ(count_reachable(race, race->vaddr), race->size / SZ_2M);
+	meet(sock);
+}
+
+static int fork_main(int sock, void *arg)
+{
+	struct disable_race *race = arg;
+	int round, status, fds[2];
+	pid_t pid;
+	char data;
+
+	for (round = 0; round < DISABLE_RACE_ROUNDS; round++) {
+		VFIO_ASSERT_EQ(pipe(fds), 0);
+		disable_race_begin(race, sock);
+
+		pid = fork();
+		VFIO_ASSERT_GE(pid, 0);
+		if (!pid) {
+			close(fds[1]);
+			/* Returns when the parent has closed the other end. */
+			VFIO_ASSERT_EQ(read(fds[0], &data, 1), 0);
+			_exit(count_reachable(race, race->vaddr));
+		}
+
+		/* The memory is disabled. */
+		meet(sock);
+		race->in_parent += count_reachable(race, race->vaddr);
+		VFIO_ASSERT_EQ(close(fds[0]), 0);
+		VFIO_ASSERT_EQ(close(fds[1]), 0);
+		VFIO_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+		VFIO_ASSERT_TRUE(WIFEXITED(status));
+		race->in_child += WEXITSTATUS(status);
+		meet(sock);
+	}
+	return 0;
+}
+
+static int mremap_main(int sock, void *arg)
+{
+	struct disable_race *race = arg;
+	void *vaddr;
+	int round;
+
+	for (round = 0; round < DISABLE_RACE_ROUNDS; round++) {
+		disable_race_begin(race, sock);
+
+		vaddr = mremap(race->vaddr, race->size, race->size,
+			       MREMAP_MAYMOVE | MREMAP_FIXED, race->new_vaddr);
+		VFIO_ASSERT_EQ(vaddr, race->new_vaddr);
+
+		/* The memory is disabled. */
+		meet(sock);
+		race->at_new += count_reachable(race, race->new_vaddr);
+		race->at_old += !is_unmapped(race->vaddr);
+
+		/* Nothing else may come to where it is moved back to. */
+		vaddr = mmap(race->vaddr, race->size, PROT_NONE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+		VFIO_ASSERT_EQ(vaddr, race->vaddr);
+		race->vaddr = race->new_vaddr;
+		race->new_vaddr = vaddr;
+		meet(sock);
+	}
+	return 0;
+}
+
+static void disable_race(struct __test_metadata *_metadata, struct huge_test *test,
+			 size_t size, int (*main)(int sock, void *race))
+{
+	struct disable_race *race;
+	struct client client;
+	int round;
+
+	race = mmap(NULL, sizeof(*race), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		    -1, 0);
+	ASSERT_NE(MAP_FAILED, race);
+	race->size = size;
+	race->new_vaddr = mmap_reserve(size, SZ_2M, 0);
+	race->vaddr = map_aligned(&test->source, 0, size, SZ_2M, 0);
+
+	/* It has a copy of the mapping, which is to be the only one. */
+	client = client_start(main, race);
+	ASSERT_EQ(0, munmap(race->vaddr, size));
+	ASSERT_EQ(0, munmap(race->new_vaddr, size));
+
+	for (round = 0; round < DISABLE_RACE_ROUNDS; round++) {
+		int delay = round % NR_DELAYS;
+
+		meet(client.sock);
+		meet(client.sock);
+		if (delay)
+			usleep(1U << (delay - 1));
+		vfio_pci_memory_decode.take(test->device);
+		meet(client.sock);
+		meet(client.sock);
+		vfio_pci_memory_decode.give(test->device);
+	}
+	ASSERT_EQ(0, client_wait(&client));
+
+	EXPECT_EQ(0, race->in_parent);
+	EXPECT_EQ(0, race->in_child);
+	EXPECT_EQ(0, race->at_old);
+	EXPECT_EQ(0, race->at_new);
+	ASSERT_EQ(0, munmap(race, sizeof(*race)));
+}
+
+TEST_F(vfio_pci_huge_mmap_test, fork_during_disable)
+{
+	disable_race(_metadata, &self->test, TEST_SIZE, fork_main);
+}
+
+/* A single page: zap and move take the same lock for any other. */
+TEST_F(vfio_pci_huge_mmap_test, mremap_during_disable)
+{
+	disable_race(_metadata, &self->test, SZ_2M, mremap_main);
 }
 
 /* A huge page is gone as well when the memory is, and back again. */
