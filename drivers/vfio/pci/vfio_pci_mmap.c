@@ -1,78 +1,68 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * CPU mappings of a device's memory: where in the memory an offset of a buffer
- * is, and VMAs.
+ * Mappings of a device's memory by a CPU: VMAs, page faults, and which page frame
+ * an offset of a buffer is.
  */
+#include <kunit/visibility.h>
+#include <linux/export.h>
 #include <linux/fs.h>
 #include <linux/mm.h>
-#include <linux/overflow.h>
 #include <linux/pagemap.h>
 #include <linux/pci.h>
 #include <linux/pfn.h>
-#include <linux/wait_bit.h>
 
 #include "vfio_pci_dmabuf.h"
 #include "vfio_pci_priv.h"
 
 /**
- * vfio_pci_merge_ranges() - Make one range of those that follow each other
- * @phys_vec: Ranges, in the order of their offsets in the buffer
- * @nr_ranges: How many
+ * vfio_pci_dma_buf_find_pfn() - Find the memory of some pages of a buffer
+ * @priv: The buffer
+ * @pgoff: Offset in the buffer, in pages
+ * @order: How many pages, as a power of two
+ * @pfn: Returns the number of the first page frame
  *
- * Nothing else may use @phys_vec meanwhile. Neighbours in the buffer that are
- * neighbours in memory can be mapped by one huge page, and be found in fewer
- * steps.
+ * A page fault comes here, and a buffer may have thousands of ranges: search,
+ * do not scan.
  *
- * Return: How many ranges are left, at least one.
+ * Return: Whether all of the pages are in the buffer and in one range.
  */
-u32 vfio_pci_merge_ranges(struct phys_vec *phys_vec, u32 nr_ranges)
+VISIBLE_IF_KUNIT bool
+vfio_pci_dma_buf_find_pfn(const struct vfio_pci_dma_buf *priv,
+			  unsigned long pgoff, unsigned int order,
+			  unsigned long *pfn)
 {
-	u32 i, last = 0;
+	const unsigned long *range_end = priv->range_end;
+	u32 low = 0, high = priv->nr_ranges - 1;
+	unsigned long start;
 
-	for (i = 1; i < nr_ranges; i++) {
-		struct phys_vec *prev = &phys_vec[last];
-		size_t len;
+	/* The first range that ends behind pgoff, or the last one */
+	while (low < high) {
+		u32 mid = low + (high - low) / 2;
 
-		if (prev->paddr + prev->len == phys_vec[i].paddr &&
-		    !check_add_overflow(prev->len, phys_vec[i].len, &len))
-			prev->len = len;
+		if (pgoff < range_end[mid])
+			high = mid;
 		else
-			phys_vec[++last] = phys_vec[i];
+			low = mid + 1;
 	}
-	return last + 1;
-}
 
-/**
- * vfio_pci_sum_ranges() - Prepare ranges for vfio_pci_find_pfn()
- * @phys_vec: Ranges, in the order of their offsets in the buffer
- * @nr_ranges: How many, each of whole pages
- * @range_end: Returns for each the offset behind it, in pages
- */
-void vfio_pci_sum_ranges(const struct phys_vec *phys_vec, u32 nr_ranges,
-			 unsigned long *range_end)
-{
-	unsigned long sum = 0;
-	u32 i;
+	/* In this order none of it can overflow. */
+	if (pgoff >= range_end[low] || (1UL << order) > range_end[low] - pgoff)
+		return false;
 
-	for (i = 0; i < nr_ranges; i++) {
-		sum += PFN_DOWN(phys_vec[i].len);
-		range_end[i] = sum;
-	}
+	start = low ? range_end[low - 1] : 0;
+	*pfn = PHYS_PFN(priv->phys_vec[low].paddr) + (pgoff - start);
+	return true;
 }
-
-static int vfio_pci_dma_buf_wait_settled(struct vfio_pci_dma_buf *priv)
-{
-	return wait_var_event_killable(&priv->state, READ_ONCE(priv->state) !=
-				       VFIO_PCI_DMA_BUF_BLOCKED);
-}
+EXPORT_SYMBOL_IF_KUNIT(vfio_pci_dma_buf_find_pfn);
 
 /*
- * A reset is under way, or something like it. Wait until it is known whether
- * the memory comes back: a thread that happens to touch it meanwhile must not
- * die of it. Returns 0 if the caller is to look again.
+ * A reset is under way, or something like it. Wait until it is known whether the
+ * memory comes back: a thread that happens to touch it meanwhile must not die of
+ * it. Returns 0 if the caller is to look again.
  */
 static vm_fault_t vfio_pci_dma_buf_wait(struct vm_fault *vmf)
 {
+	const unsigned int user = FAULT_FLAG_USER | FAULT_FLAG_INTERRUPTIBLE;
 	struct vfio_pci_dma_buf *priv = vmf->vma->vm_private_data;
 	struct file *file;
 
@@ -80,73 +70,77 @@ static vm_fault_t vfio_pci_dma_buf_wait(struct vm_fault *vmf)
 		return VM_FAULT_RETRY;
 
 	if (!fault_flag_allow_retry_first(vmf->flags))
-		return vfio_pci_dma_buf_wait_settled(priv) ? VM_FAULT_SIGBUS : 0;
+		return vfio_pci_memory_wait(priv->memory, false) ?
+		       VM_FAULT_SIGBUS : 0;
 
 	/* Without the VMA locked, so it is the file that holds the buffer. */
 	file = get_file(vmf->vma->vm_file);
 	release_fault_lock(vmf);
-	vfio_pci_dma_buf_wait_settled(priv);
+	/* A fault of the kernel would come back for a second try, and wait there. */
+	vfio_pci_memory_wait(priv->memory, (vmf->flags & user) == user);
 	fput(file);
 	return VM_FAULT_RETRY;
 }
 
-/* Inline, as the common single page is so much simpler than the rest. */
-static __always_inline vm_fault_t
-__vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned long addr,
-			 unsigned int order)
+static vm_fault_t vfio_pci_dma_buf_huge_fault(struct vm_fault *vmf,
+					      unsigned int order)
 {
+	unsigned long addr = ALIGN_DOWN(vmf->address, PAGE_SIZE << order);
 	struct vm_area_struct *vma = vmf->vma;
 	struct vfio_pci_dma_buf *priv = vma->vm_private_data;
 	unsigned long pgoff, pfn;
 	vm_fault_t ret;
 
+	/* Every page fault tries all orders: be quick where nothing fits. */
+	if (addr < vma->vm_start || addr + (PAGE_SIZE << order) > vma->vm_end)
+		return VM_FAULT_FALLBACK;
+
 	pgoff = linear_page_delta(vma, addr) + vma->vm_pgoff - priv->vm_pgoff;
-	if (!vfio_pci_find_pfn(priv->phys_vec, priv->range_end, priv->nr_ranges,
-			       pgoff, order, &pfn))
+	if (!vfio_pci_dma_buf_find_pfn(priv, pgoff, order, &pfn))
 		return order ? VM_FAULT_FALLBACK : VM_FAULT_SIGBUS;
 
 	if (!IS_ALIGNED(pfn, 1UL << order))
 		return VM_FAULT_FALLBACK;
 
-	/*
-	 * Whoever changes the state zaps all VMAs after that. With the lock
-	 * held until the entry is there, either the state forbids it or the
-	 * zap finds it.
-	 */
-	do {
-		scoped_guard(rwsem_read, &priv->lock) {
-			if (priv->state == VFIO_PCI_DMA_BUF_USABLE)
-				return order ?
-				       vfio_pci_insert_pfn(vmf, pfn, order) :
-				       vmf_insert_pfn(vma, addr, pfn);
-			if (priv->state != VFIO_PCI_DMA_BUF_BLOCKED)
-				return VM_FAULT_SIGBUS;
-		}
-		ret = vfio_pci_dma_buf_wait(vmf);
-	} while (!ret);
+	/* Not under the lock, as a cgroup can make an allocation take seconds. */
+	if (!order) {
+		ret = vmf_alloc_pte(vmf);
+		if (ret)
+			return ret;
+	}
 
-	return ret;
+	for (;;) {
+		scoped_guard(rwsem_read, &priv->lock) {
+			struct vfio_pci_memory *memory = priv->memory;
+			enum vfio_pci_memory_state state;
+
+			state = vfio_pci_memory_state(memory);
+			if (state == VFIO_PCI_MEMORY_CHANGING)
+				break;
+
+			ret = VM_FAULT_SIGBUS;
+			if (state == VFIO_PCI_MEMORY_REVOKED)
+				return ret;
+			if (state == VFIO_PCI_MEMORY_ENABLED)
+				ret = vfio_pci_insert_pfn(vmf, pfn, order);
+
+			dev_dbg_ratelimited(&memory->pdev->dev,
+					    "%s(,order = %u) page frame 0x%lx: 0x%x\n",
+					    __func__, order, pfn,
+					    (unsigned int)ret);
+			return ret;
+		}
+
+		ret = vfio_pci_dma_buf_wait(vmf);
+		if (ret)
+			return ret;
+	}
 }
 
 static vm_fault_t vfio_pci_dma_buf_fault(struct vm_fault *vmf)
 {
-	return __vfio_pci_dma_buf_fault(vmf, vmf->address, 0);
+	return vfio_pci_dma_buf_huge_fault(vmf, 0);
 }
-
-#ifdef CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP
-static vm_fault_t vfio_pci_dma_buf_huge_fault(struct vm_fault *vmf,
-					      unsigned int order)
-{
-	unsigned long addr = ALIGN_DOWN(vmf->address, PAGE_SIZE << order);
-
-	/* Every page fault tries all orders: be quick where nothing fits. */
-	if (addr < vmf->vma->vm_start ||
-	    addr + (PAGE_SIZE << order) > vmf->vma->vm_end)
-		return VM_FAULT_FALLBACK;
-
-	return __vfio_pci_dma_buf_fault(vmf, addr, order);
-}
-#endif
 
 static const struct vm_operations_struct vfio_pci_dma_buf_vm_ops = {
 	.fault = vfio_pci_dma_buf_fault,
@@ -168,8 +162,7 @@ static void vfio_pci_dma_buf_init_vma(struct vfio_pci_dma_buf *priv,
  * @dmabuf: The DMABUF
  * @vma: What is to be mapped, in pages from the start of the buffer
  *
- * That the memory is away just now is no error, it may be back at the page
- * fault.
+ * That the memory is disabled is no error: it may be enabled at the page fault.
  *
  * Return: 0, -EACCES if the DMABUF was exported read only, -EINVAL for a private
  * mapping or one that is not all in the buffer, -ENODEV if the buffer is revoked
@@ -179,28 +172,16 @@ static void vfio_pci_dma_buf_init_vma(struct vfio_pci_dma_buf *priv,
 int vfio_pci_dma_buf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 {
 	struct vfio_pci_dma_buf *priv = dmabuf->priv;
-	unsigned long end;
 
 	/* VM_SHARED is not set for an fd that is read only. */
 	if (!(vma->vm_flags & VM_MAYSHARE))
-		return -EINVAL;
-
-	/* mm has checked the fd of the DMABUF, unless this is an importer's. */
-	if (!(dmabuf->file->f_mode & FMODE_READ) ||
-	    ((vma->vm_flags & VM_MAYWRITE) &&
-	     !(dmabuf->file->f_mode & FMODE_WRITE)))
-		return -EACCES;
-
-	/* What dma-buf checks can overflow on 32-bit. */
-	if (check_add_overflow(vma->vm_pgoff, vma_pages(vma), &end) ||
-	    end > PFN_DOWN(dmabuf->size))
 		return -EINVAL;
 
 	if (!priv->can_mmap)
 		return -EOPNOTSUPP;
 
 	scoped_guard(rwsem_read, &priv->lock)
-		if (priv->state == VFIO_PCI_DMA_BUF_REVOKED)
+		if (vfio_pci_memory_state(priv->memory) == VFIO_PCI_MEMORY_REVOKED)
 			return -ENODEV;
 
 	vfio_pci_dma_buf_init_vma(priv, vma);
@@ -227,36 +208,26 @@ int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 	struct vfio_pci_dma_buf *priv;
 	int ret;
 
-	priv = vfio_pci_dma_buf_alloc();
+	priv = vfio_pci_dma_buf_alloc(1);
 	if (!priv)
 		return -ENOMEM;
 
 	priv->vm_pgoff = vma->vm_pgoff;
-	priv->bar_range = (struct phys_vec){ .paddr = paddr, .len = size };
-	priv->bar_range_end = PFN_DOWN(size);
-	priv->phys_vec = &priv->bar_range;
-	priv->range_end = &priv->bar_range_end;
-	priv->nr_ranges = 1;
+	priv->phys_vec[0].paddr = paddr;
+	priv->phys_vec[0].len = size;
+	vfio_pci_dma_buf_init_ranges(priv);
 
-	ret = vfio_pci_dma_buf_create(priv, size, O_RDWR);
+	ret = vfio_pci_dma_buf_create(priv, size, vdev->bar_name[bar], O_RDWR);
 	if (ret) {
-		vfio_pci_dma_buf_free(priv);
+		kvfree(priv);
 		return ret;
 	}
-
-	/*
-	 * For /proc/PID/maps. There is no fd by which it could be changed, and
-	 * the device stays open until the release takes it back.
-	 */
-	spin_lock(&priv->dmabuf->name_lock);
-	priv->dmabuf->name = vdev->bar_name[bar];
-	spin_unlock(&priv->dmabuf->name_lock);
 	vfio_pci_dma_buf_init_vma(priv, vma);
 
 	/* Both references move. From here on there is no way back. */
 	priv->device_file = vma->vm_file;
 	vma->vm_file = priv->dmabuf->file;
-	vfio_pci_dma_buf_publish(vdev, priv);
+	vfio_pci_memory_add(vdev, priv);
 	return 0;
 }
 

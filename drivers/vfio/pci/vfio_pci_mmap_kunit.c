@@ -3,9 +3,11 @@
  * KUnit tests for the arithmetic of ranges, see vfio_pci_mmap.c.
  */
 #include <kunit/test.h>
+#include <linux/module.h>
 #include <linux/pfn.h>
 #include <linux/prandom.h>
 #include <linux/sizes.h>
+#include <linux/vfio_pci_core.h>
 
 #include "vfio_pci_dmabuf.h"
 
@@ -13,12 +15,12 @@
 /* Somewhere that is aligned for every order */
 #define BASE		((phys_addr_t)SZ_1G)
 
+KUNIT_DEFINE_ACTION_WRAPPER(free_buf, kvfree, const void *);
+
 struct ranges {
-	struct phys_vec *vec;
-	unsigned long *end;
-	u32 nr;
+	struct vfio_pci_dma_buf *buf;
 	/* What was asked for, before neighbours were merged */
-	struct phys_vec *asked;
+	struct vfio_region_dma_range *asked;
 	u32 nr_asked;
 };
 
@@ -27,25 +29,33 @@ static struct ranges *alloc_ranges(struct kunit *test)
 	struct ranges *r = kunit_kzalloc(test, sizeof(*r), GFP_KERNEL);
 
 	KUNIT_ASSERT_NOT_NULL(test, r);
-	r->vec = kunit_kcalloc(test, MAX_RANGES, sizeof(*r->vec), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, r->vec);
 	r->asked = kunit_kcalloc(test, MAX_RANGES, sizeof(*r->asked), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, r->asked);
-	r->end = kunit_kcalloc(test, MAX_RANGES, sizeof(*r->end), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, r->end);
 	return r;
 }
 
-static void add(struct ranges *r, phys_addr_t paddr, size_t len)
+static void add(struct ranges *r, u64 offset, u64 length)
 {
-	r->asked[r->nr_asked++] = (struct phys_vec){ paddr, len };
+	r->asked[r->nr_asked++] = (struct vfio_region_dma_range){ offset, length };
 }
 
-static void prepare(struct ranges *r)
+/* What an export does with the ranges */
+static void prepare(struct kunit *test, struct ranges *r)
 {
-	memcpy(r->vec, r->asked, r->nr_asked * sizeof(*r->vec));
-	r->nr = vfio_pci_merge_ranges(r->vec, r->nr_asked);
-	vfio_pci_sum_ranges(r->vec, r->nr, r->end);
+	struct vfio_region_dma_range *merged;
+	u32 nr;
+
+	merged = kunit_kcalloc(test, r->nr_asked, sizeof(*merged), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, merged);
+	memcpy(merged, r->asked, r->nr_asked * sizeof(*merged));
+	nr = vfio_pci_merge_ranges(merged, r->nr_asked);
+	r->buf = vfio_pci_dma_buf_alloc(nr);
+	KUNIT_ASSERT_NOT_NULL(test, r->buf);
+	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, free_buf, r->buf));
+	KUNIT_ASSERT_EQ(test, 0, vfio_pci_core_fill_phys_vec(r->buf->phys_vec, merged, nr,
+							     BASE, 2 * BASE));
+	vfio_pci_dma_buf_init_ranges(r->buf);
+	kunit_kfree(test, merged);
 }
 
 /*
@@ -59,8 +69,8 @@ static bool scan(const struct ranges *r, unsigned long pgoff, unsigned int order
 	u32 i;
 
 	for (i = 0; i < r->nr_asked; i++) {
-		unsigned long pages = r->asked[i].len >> PAGE_SHIFT;
-		unsigned long first = r->asked[i].paddr >> PAGE_SHIFT;
+		unsigned long pages = r->asked[i].length >> PAGE_SHIFT;
+		unsigned long first = PHYS_PFN(BASE + r->asked[i].offset);
 
 		if (pgoff < start + pages && pgoff + (1UL << order) > start) {
 			unsigned long skip = pgoff > start ? pgoff - start : 0;
@@ -84,7 +94,7 @@ static void expect_same(struct kunit *test, const struct ranges *r,
 	bool is, should;
 
 	should = scan(r, pgoff, order, &want);
-	is = vfio_pci_find_pfn(r->vec, r->end, r->nr, pgoff, order, &have);
+	is = vfio_pci_dma_buf_find_pfn(r->buf, pgoff, order, &have);
 	KUNIT_ASSERT_EQ_MSG(test, is, should, "pgoff %lu order %u", pgoff, order);
 	if (should)
 		KUNIT_ASSERT_EQ_MSG(test, have, want, "pgoff %lu order %u", pgoff, order);
@@ -95,17 +105,17 @@ static void find_in_one_range(struct kunit *test)
 	struct ranges *r = alloc_ranges(test);
 	unsigned long pfn;
 
-	add(r, BASE, 3 * PAGE_SIZE);
-	prepare(r);
+	add(r, 0, 3 * PAGE_SIZE);
+	prepare(test, r);
 
-	KUNIT_EXPECT_TRUE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, 0, 0, &pfn));
+	KUNIT_EXPECT_TRUE(test, vfio_pci_dma_buf_find_pfn(r->buf, 0, 0, &pfn));
 	KUNIT_EXPECT_EQ(test, pfn, PHYS_PFN(BASE));
-	KUNIT_EXPECT_TRUE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, 2, 0, &pfn));
+	KUNIT_EXPECT_TRUE(test, vfio_pci_dma_buf_find_pfn(r->buf, 2, 0, &pfn));
 	KUNIT_EXPECT_EQ(test, pfn, PHYS_PFN(BASE) + 2);
-	KUNIT_EXPECT_FALSE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, 3, 0, &pfn));
-	KUNIT_EXPECT_TRUE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, 1, 1, &pfn));
-	KUNIT_EXPECT_FALSE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, 2, 1, &pfn));
-	KUNIT_EXPECT_FALSE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, 0, 2, &pfn));
+	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, 3, 0, &pfn));
+	KUNIT_EXPECT_TRUE(test, vfio_pci_dma_buf_find_pfn(r->buf, 1, 1, &pfn));
+	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, 2, 1, &pfn));
+	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, 0, 2, &pfn));
 }
 
 /* Ranges of 1, 2, 3, ... pages with a hole behind each, every page and border */
@@ -113,17 +123,17 @@ static void find_at_every_border(struct kunit *test)
 {
 	struct ranges *r = alloc_ranges(test);
 	unsigned long pgoff, pages = 0;
-	phys_addr_t paddr = BASE;
+	u64 offset = 0;
 	unsigned int order;
 	u32 i;
 
 	for (i = 1; i <= 40; i++) {
-		add(r, paddr, i * PAGE_SIZE);
-		paddr += (i + 1) * PAGE_SIZE;
+		add(r, offset, i * PAGE_SIZE);
+		offset += (i + 1) * PAGE_SIZE;
 		pages += i;
 	}
-	prepare(r);
-	KUNIT_EXPECT_EQ(test, r->nr, 40);
+	prepare(test, r);
+	KUNIT_EXPECT_EQ(test, r->buf->nr_ranges, 40);
 
 	for (pgoff = 0; pgoff < pages + 2; pgoff++)
 		for (order = 0; order < 7; order++)
@@ -138,9 +148,9 @@ static void reversed_is_not_merged(struct kunit *test)
 	int i;
 
 	for (i = 15; i >= 0; i--)
-		add(r, BASE + i * PAGE_SIZE, PAGE_SIZE);
-	prepare(r);
-	KUNIT_EXPECT_EQ(test, r->nr, 16);
+		add(r, i * PAGE_SIZE, PAGE_SIZE);
+	prepare(test, r);
+	KUNIT_EXPECT_EQ(test, r->buf->nr_ranges, 16);
 	for (pgoff = 0; pgoff < 17; pgoff++) {
 		expect_same(test, r, pgoff, 0);
 		expect_same(test, r, pgoff, 1);
@@ -152,15 +162,15 @@ static void same_page_twice_is_not_merged(struct kunit *test)
 	struct ranges *r = alloc_ranges(test);
 	unsigned long first = 0, second = 1;
 
-	add(r, BASE, 2 * PAGE_SIZE);
-	add(r, BASE, 2 * PAGE_SIZE);
-	add(r, BASE + PAGE_SIZE, 2 * PAGE_SIZE);
-	prepare(r);
-	KUNIT_EXPECT_EQ(test, r->nr, 3);
-	KUNIT_EXPECT_TRUE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, 0, 0, &first));
-	KUNIT_EXPECT_TRUE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, 2, 0, &second));
+	add(r, 0, 2 * PAGE_SIZE);
+	add(r, 0, 2 * PAGE_SIZE);
+	add(r, PAGE_SIZE, 2 * PAGE_SIZE);
+	prepare(test, r);
+	KUNIT_EXPECT_EQ(test, r->buf->nr_ranges, 3);
+	KUNIT_EXPECT_TRUE(test, vfio_pci_dma_buf_find_pfn(r->buf, 0, 0, &first));
+	KUNIT_EXPECT_TRUE(test, vfio_pci_dma_buf_find_pfn(r->buf, 2, 0, &second));
 	KUNIT_EXPECT_EQ(test, first, second);
-	KUNIT_EXPECT_TRUE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, 4, 0, &second));
+	KUNIT_EXPECT_TRUE(test, vfio_pci_dma_buf_find_pfn(r->buf, 4, 0, &second));
 	KUNIT_EXPECT_EQ(test, first + 1, second);
 }
 
@@ -171,26 +181,24 @@ static void neighbours_become_huge(struct kunit *test)
 	u32 i;
 
 	for (i = 0; i < 512; i++)
-		add(r, BASE + i * (phys_addr_t)PAGE_SIZE, PAGE_SIZE);
-	prepare(r);
-	KUNIT_EXPECT_EQ(test, r->nr, 1);
-	KUNIT_EXPECT_EQ(test, r->vec[0].len, 512 * PAGE_SIZE);
-	KUNIT_EXPECT_TRUE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, 0, 9, &pfn));
+		add(r, i * (u64)PAGE_SIZE, PAGE_SIZE);
+	prepare(test, r);
+	KUNIT_EXPECT_EQ(test, r->buf->nr_ranges, 1);
+	KUNIT_EXPECT_EQ(test, r->buf->phys_vec[0].len, 512 * PAGE_SIZE);
+	KUNIT_EXPECT_TRUE(test, vfio_pci_dma_buf_find_pfn(r->buf, 0, 9, &pfn));
 	KUNIT_EXPECT_EQ(test, pfn, PHYS_PFN(BASE));
-	KUNIT_EXPECT_FALSE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, 1, 9, &pfn));
+	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, 1, 9, &pfn));
 }
 
-/* Two ranges that together are more than a size_t can say stay two. */
+/* Two ranges that together are more than a u64 can say stay two. */
 static void merge_does_not_overflow(struct kunit *test)
 {
-	struct ranges *r = alloc_ranges(test);
-	const size_t half = (SIZE_MAX >> 1) + 1;
+	const u64 half = 1ULL << 63;
+	struct vfio_region_dma_range ranges[] = { { 0, half }, { half, half }, { 0, half } };
 
-	r->vec[0] = (struct phys_vec){ 0, half };
-	r->vec[1] = (struct phys_vec){ half, half };
-	KUNIT_EXPECT_EQ(test, vfio_pci_merge_ranges(r->vec, 2), 2);
-	KUNIT_EXPECT_EQ(test, r->vec[0].len, half);
-	KUNIT_EXPECT_EQ(test, r->vec[1].len, half);
+	KUNIT_EXPECT_EQ(test, vfio_pci_merge_ranges(ranges, 3), 3);
+	KUNIT_EXPECT_EQ(test, ranges[0].length, half);
+	KUNIT_EXPECT_EQ(test, ranges[1].length, half);
 }
 
 /* Offsets and orders at which pgoff + pages does not fit in a long */
@@ -199,14 +207,14 @@ static void find_does_not_overflow(struct kunit *test)
 	struct ranges *r = alloc_ranges(test);
 	unsigned long pfn;
 
-	add(r, BASE, 4 * PAGE_SIZE);
-	add(r, BASE + SZ_1M, 4 * PAGE_SIZE);
-	prepare(r);
-	KUNIT_EXPECT_FALSE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, ULONG_MAX, 0, &pfn));
-	KUNIT_EXPECT_FALSE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, ULONG_MAX - 3, 2, &pfn));
-	KUNIT_EXPECT_FALSE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, 4,
+	add(r, 0, 4 * PAGE_SIZE);
+	add(r, SZ_1M, 4 * PAGE_SIZE);
+	prepare(test, r);
+	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, ULONG_MAX, 0, &pfn));
+	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, ULONG_MAX - 3, 2, &pfn));
+	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, 4,
 						   BITS_PER_LONG - 1, &pfn));
-	KUNIT_EXPECT_FALSE(test, vfio_pci_find_pfn(r->vec, r->end, r->nr, ULONG_MAX >> 1,
+	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, ULONG_MAX >> 1,
 						   BITS_PER_LONG - 1, &pfn));
 }
 
@@ -221,7 +229,7 @@ static void random_ranges(struct kunit *test)
 	prandom_seed_state(&rnd, 0x5eed);
 	for (n = 0; n < ARRAY_SIZE(sizes); n++) {
 		for (round = 0; round < 8; round++) {
-			phys_addr_t paddr = BASE;
+			u64 offset = 0;
 			unsigned long pages = 0;
 			int i;
 
@@ -232,14 +240,14 @@ static void random_ranges(struct kunit *test)
 
 				/* Half of them follow their neighbour. */
 				if (dice & 0x100)
-					paddr += ((dice >> 9) % 64) * PAGE_SIZE;
-				add(r, paddr, len);
-				paddr += len;
+					offset += ((dice >> 9) % 64) * PAGE_SIZE;
+				add(r, offset, len);
+				offset += len;
 				pages += len >> PAGE_SHIFT;
 			}
-			prepare(r);
-			KUNIT_ASSERT_LE(test, r->nr, sizes[n]);
-			KUNIT_ASSERT_EQ(test, r->end[r->nr - 1], pages);
+			prepare(test, r);
+			KUNIT_ASSERT_LE(test, r->buf->nr_ranges, sizes[n]);
+			KUNIT_ASSERT_EQ(test, r->buf->range_end[r->buf->nr_ranges - 1], pages);
 			for (i = 0; i < 200; i++) {
 				u32 dice = prandom_u32_state(&rnd);
 
@@ -270,3 +278,7 @@ static struct kunit_suite vfio_pci_mmap_suite = {
 };
 
 kunit_test_suite(vfio_pci_mmap_suite);
+
+MODULE_DESCRIPTION("KUnit tests for VFIO PCI");
+MODULE_IMPORT_NS("EXPORTED_FOR_KUNIT_TESTING");
+MODULE_LICENSE("GPL");

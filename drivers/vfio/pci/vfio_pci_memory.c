@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Whether the memory of a device can be reached, and what happens to those who
+ * have a piece of it when that changes.
+ *
+ * Whatever makes the memory go away for a while is put between
+ *
+ *	down_write(&vdev->memory_lock);
+ *	vfio_pci_memory_revoke(vdev);
+ *	...
+ *	vfio_pci_memory_restore(vdev);
+ *	up_write(&vdev->memory_lock);
+ *
+ * and the last close revokes it for good. A page fault comes without
+ * memory_lock, see vfio_pci_dma_buf.lock for how both exclude each other.
+ */
+#include <linux/dma-resv.h>
+#include <linux/lockdep.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/wait_bit.h>
+
+#include "vfio_pci_dmabuf.h"
+#include "vfio_pci_priv.h"
+
+static void vfio_pci_memory_init(struct vfio_pci_memory *memory,
+				 struct pci_dev *pdev)
+{
+	kref_init(&memory->kref);
+	memory->state = VFIO_PCI_MEMORY_DISABLED;
+	memory->pdev = pdev;
+	spin_lock_init(&memory->lock);
+	INIT_LIST_HEAD(&memory->buffers);
+}
+
+static void vfio_pci_memory_free(struct kref *kref)
+{
+	kfree(container_of(kref, struct vfio_pci_memory, kref));
+}
+
+static void vfio_pci_dma_buf_put(struct vfio_pci_dma_buf *priv)
+{
+	if (refcount_dec_and_test(&priv->users))
+		complete(&priv->unused);
+}
+
+/*
+ * The buffer behind @prev, which gives up its user, or the first one. A buffer
+ * whose release has begun is skipped; the others are not released while they are
+ * visited, and stay on the list.
+ */
+static struct vfio_pci_dma_buf *
+vfio_pci_memory_next(struct vfio_pci_memory *memory,
+		     struct vfio_pci_dma_buf *prev)
+{
+	struct vfio_pci_dma_buf *priv, *next = NULL;
+
+	scoped_guard(spinlock, &memory->lock) {
+		priv = list_prepare_entry(prev, &memory->buffers, memory_elm);
+		list_for_each_entry_continue(priv, &memory->buffers, memory_elm) {
+			if (refcount_inc_not_zero(&priv->users)) {
+				next = priv;
+				break;
+			}
+		}
+	}
+	if (prev)
+		vfio_pci_dma_buf_put(prev);
+	return next;
+}
+
+/* Whoever leaves the loop early has to put the user of @priv. */
+#define vfio_pci_memory_for_each(priv, memory)				\
+	for (priv = vfio_pci_memory_next(memory, NULL); priv;		\
+	     priv = vfio_pci_memory_next(memory, priv))
+
+/**
+ * vfio_pci_memory_add() - Put a buffer on the list of its device
+ * @vdev: The device, open
+ * @priv: The buffer, whose DMABUF nobody else knows yet
+ *
+ * Nothing may fail after this. From here on the state of @vdev's memory is the
+ * one of the buffer, so this needs no memory_lock: a walk that is under way has
+ * changed the state before it began, and nobody has mapped this buffer under the
+ * old one.
+ */
+void vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
+			 struct vfio_pci_dma_buf *priv)
+{
+	struct vfio_pci_memory *memory = vdev->memory;
+
+	kref_get(&memory->kref);
+	priv->memory = memory;
+	guard(spinlock)(&memory->lock);
+	list_add(&priv->memory_elm, &memory->buffers);
+}
+
+/**
+ * vfio_pci_memory_remove() - Take a buffer off the list, for its release
+ * @priv: The buffer
+ *
+ * Returns when no walker uses the buffer. There is no importer any more that a
+ * walker would wait for.
+ */
+void vfio_pci_memory_remove(struct vfio_pci_dma_buf *priv)
+{
+	struct vfio_pci_memory *memory = priv->memory;
+
+	if (!refcount_dec_and_test(&priv->users))
+		wait_for_completion(&priv->unused);
+
+	scoped_guard(spinlock, &memory->lock)
+		list_del(&priv->memory_elm);
+	kref_put(&memory->kref, vfio_pci_memory_free);
+}
+
+/**
+ * vfio_pci_memory_wait() - Wait for the end of VFIO_PCI_MEMORY_CHANGING
+ * @memory: The memory of a device
+ * @interruptible: Whether signals end it that do not kill
+ *
+ * Return: 0, or -ERESTARTSYS for a signal.
+ */
+int vfio_pci_memory_wait(struct vfio_pci_memory *memory, bool interruptible)
+{
+	if (interruptible)
+		return wait_var_event_interruptible(&memory->state,
+			READ_ONCE(memory->state) != VFIO_PCI_MEMORY_CHANGING);
+	return wait_var_event_killable(&memory->state,
+			READ_ONCE(memory->state) != VFIO_PCI_MEMORY_CHANGING);
+}
+
+/*
+ * Have importers unmap the buffer, and wait until they have, and until the work
+ * that they had for it is done.
+ */
+static void vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv)
+{
+	struct dma_resv *resv = priv->dmabuf->resv;
+
+	/*
+	 * Whoever has the fd can add fences, which say nothing about this memory
+	 * as long as no importer has mapped it. Then there is nothing to wait for.
+	 */
+	if (!READ_ONCE(priv->imported))
+		return;
+
+	dma_resv_lock(resv, NULL);
+	dma_buf_invalidate_mappings(priv->dmabuf);
+	dma_resv_wait_timeout(resv, DMA_RESV_USAGE_BOOKKEEP, false,
+			      MAX_SCHEDULE_TIMEOUT);
+	WRITE_ONCE(priv->imported, false);
+	dma_resv_unlock(resv);
+
+	/* iommufd is not counted: it has unmapped when invalidate_mappings() returns. */
+	wait_var_event(&priv->nr_mapped, !atomic_read_acquire(&priv->nr_mapped));
+}
+
+static void __vfio_pci_memory_revoke(struct vfio_pci_core_device *vdev,
+				     enum vfio_pci_memory_state state)
+{
+	struct vfio_pci_memory *memory = vdev->memory;
+	struct vfio_pci_dma_buf *priv;
+
+	lockdep_assert_held_write(&vdev->memory_lock);
+
+	/* For all buffers at once, none stays open while another is waited for. */
+	WRITE_ONCE(memory->state, state);
+
+	vfio_pci_memory_for_each(priv, memory) {
+		/* Whoever maps it under the old state has done so after this. */
+		down_write(&priv->lock);
+		up_write(&priv->lock);
+		vfio_pci_dma_buf_zap(priv);
+	}
+
+	/* A driver with its own mmap() may have VMAs of the device's file. */
+	if (vdev->own_mmap)
+		vfio_pci_zap_bars(vdev);
+
+	vfio_pci_memory_for_each(priv, memory)
+		vfio_pci_dma_buf_drain(priv);
+}
+
+/**
+ * vfio_pci_memory_revoke() - Take the memory of a device away from everybody
+ * @vdev: The device, its memory_lock held for writing
+ *
+ * For the time of a reset, or of any other change after which the memory may not
+ * be reachable. When this returns no process has a page of it mapped and no
+ * importer uses it. vfio_pci_memory_restore() must follow under the same
+ * memory_lock: page faults wait for it.
+ */
+void vfio_pci_memory_revoke(struct vfio_pci_core_device *vdev)
+{
+	/* A neighbour in a hot reset need not be open. */
+	if (vdev->memory)
+		__vfio_pci_memory_revoke(vdev, VFIO_PCI_MEMORY_CHANGING);
+}
+
+/**
+ * vfio_pci_memory_restore() - Give the memory back, if it can be reached
+ * @vdev: The device, its memory_lock held for writing
+ *
+ * To be called at the end of whatever may have changed that, also where it has
+ * failed: what counts is the state of the device. This waits for nobody.
+ */
+void vfio_pci_memory_restore(struct vfio_pci_core_device *vdev)
+{
+	struct vfio_pci_memory *memory = vdev->memory;
+	enum vfio_pci_memory_state state = VFIO_PCI_MEMORY_DISABLED;
+
+	lockdep_assert_held_write(&vdev->memory_lock);
+
+	/* vconfig is only valid while the device is open. */
+	if (!memory)
+		return;
+
+	if (!vdev->pm_runtime_engaged && vfio_pci_memory_decoded(vdev))
+		state = VFIO_PCI_MEMORY_ENABLED;
+	store_release_wake_up(&memory->state, state);
+}
+
+/**
+ * vfio_pci_memory_open() - The device is being opened
+ * @vdev: The device
+ *
+ * The memory is disabled until the first vfio_pci_memory_restore().
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int vfio_pci_memory_open(struct vfio_pci_core_device *vdev)
+{
+	struct vfio_pci_memory *memory;
+
+	memory = kmalloc_obj(*memory, GFP_KERNEL_ACCOUNT);
+	if (!memory)
+		return -ENOMEM;
+	vfio_pci_memory_init(memory, vdev->pdev);
+
+	guard(rwsem_write)(&vdev->memory_lock);
+	/* Drivers copy from user memory under memory_lock, see the order above. */
+	if (!vdev->own_mmap && current->mm)
+		might_lock_read(&current->mm->mmap_lock);
+	vdev->memory = memory;
+	return 0;
+}
+
+/**
+ * vfio_pci_memory_close() - The last close: revoke the memory for good
+ * @vdev: The device
+ *
+ * Buffers that are left keep struct vfio_pci_memory, and nothing of the device.
+ */
+void vfio_pci_memory_close(struct vfio_pci_core_device *vdev)
+{
+	struct vfio_pci_memory *memory = vdev->memory;
+
+	guard(rwsem_write)(&vdev->memory_lock);
+	__vfio_pci_memory_revoke(vdev, VFIO_PCI_MEMORY_REVOKED);
+	vdev->memory = NULL;
+	kref_put(&memory->kref, vfio_pci_memory_free);
+}
+
+/*
+ * All memory_locks are of one class for lockdep, the one that is primed below.
+ * But for a driver with its own mmap(): nvgrace-gpu takes memory_lock in page
+ * faults, which must not make lockdep complain about all other drivers.
+ */
+void vfio_pci_init_memory_lock(struct vfio_pci_core_device *vdev)
+{
+	static struct lock_class_key own_mmap_key;
+
+	init_rwsem(&vdev->memory_lock);
+	if (vdev->own_mmap)
+		lockdep_set_class(&vdev->memory_lock, &own_mmap_key);
+}
+
+#if IS_ENABLED(CONFIG_LOCKDEP)
+/*
+ * Tell lockdep the order of vfio_pci_dmabuf.h, so that it finds the first one to
+ * break it, and not the first two to meet. dma_resv_lockdep() has what comes
+ * before dmabuf->resv, dma_buf_init() has dmabuf_list_mutex, and
+ * vfio_pci_memory_open() has mmap_lock, as there is no mm here.
+ */
+int __init vfio_pci_memory_lockdep(void)
+{
+	struct vfio_pci_core_device *vdev __free(kfree) = NULL;
+	struct vfio_pci_dma_buf *priv __free(kvfree) = NULL;
+	struct vfio_pci_memory memory;
+	struct address_space mapping;
+	struct dma_resv resv;
+
+	vdev = kzalloc_obj(*vdev);
+	priv = vfio_pci_dma_buf_alloc(1);
+	if (!vdev || !priv)
+		return -ENOMEM;
+
+	vfio_pci_init_memory_lock(vdev);
+	vfio_pci_memory_init(&memory, NULL);
+	address_space_init_once(&mapping);
+	dma_resv_init(&resv);
+
+	down_write(&vdev->memory_lock);
+
+	/* The zap */
+	i_mmap_lock_read(&mapping);
+	i_mmap_unlock_read(&mapping);
+
+	dma_resv_lock(&resv, NULL);
+	down_write(&priv->lock);
+	spin_lock(&memory.lock);
+	spin_unlock(&memory.lock);
+	up_write(&priv->lock);
+	dma_resv_unlock(&resv);
+
+	up_write(&vdev->memory_lock);
+
+	/* vmf_insert_pfn() can allocate, though vmf_alloc_pte() has before it. */
+	down_read(&priv->lock);
+	fs_reclaim_acquire(GFP_KERNEL);
+	fs_reclaim_release(GFP_KERNEL);
+	up_read(&priv->lock);
+
+	dma_resv_fini(&resv);
+	return 0;
+}
+#endif
