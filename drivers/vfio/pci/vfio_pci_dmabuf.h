@@ -153,6 +153,45 @@ vfio_pci_memory_state(const struct vfio_pci_memory *memory)
 	return state;
 }
 
+/**
+ * vfio_pci_dma_buf_find_pfn() - Find the memory of some pages of a buffer
+ * @priv: The buffer
+ * @pgoff: Offset in the buffer, in pages
+ * @order: How many pages, as a power of two
+ * @pfn: Returns the number of the first page frame
+ *
+ * A page fault comes here, and a buffer may have thousands of ranges: search,
+ * do not scan.
+ *
+ * Return: Whether all of the pages are in the buffer and in one range.
+ */
+static inline bool
+vfio_pci_dma_buf_find_pfn(const struct vfio_pci_dma_buf *priv,
+			  unsigned long pgoff, unsigned int order,
+			  unsigned long *pfn)
+{
+	const unsigned long *range_end = priv->range_end;
+	u32 low = 0, high = priv->nr_ranges - 1;
+	unsigned long start;
+
+	/* The first range that ends behind pgoff, or the last one */
+	while (low < high) {
+		u32 mid = low + (high - low) / 2;
+
+		if (pgoff < range_end[mid])
+			high = mid;
+		else
+			low = mid + 1;
+	}
+
+	/* In this order none of it can overflow. */
+	if (pgoff >= range_end[low] || (1UL << order) > range_end[low] - pgoff)
+		return false;
+
+	start = low ? range_end[low - 1] : 0;
+	*pfn = PHYS_PFN(priv->phys_vec[low].paddr) + (pgoff - start);
+	return true;
+}
 void vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
 			 struct vfio_pci_dma_buf *priv);
 void vfio_pci_memory_remove(struct vfio_pci_dma_buf *priv);
@@ -171,9 +210,6 @@ void vfio_pci_dma_buf_zap(struct vfio_pci_dma_buf *priv);
 
 #if IS_ENABLED(CONFIG_KUNIT)
 u32 vfio_pci_merge_ranges(struct vfio_region_dma_range *ranges, u32 nr_ranges);
-bool vfio_pci_dma_buf_find_pfn(const struct vfio_pci_dma_buf *priv,
-			       unsigned long pgoff, unsigned int order,
-			       unsigned long *pfn);
 #endif
 
 #endif /* VFIO_PCI_DMABUF_H */
