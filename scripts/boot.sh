@@ -178,13 +178,16 @@ has()
 }
 lockdep=$(has PROVE_LOCKING)
 kmemleak=$(has DEBUG_KMEMLEAK)
-# KUnit taints the kernel with TAINT_TEST.
+# KUnit taints the kernel with TAINT_TEST, and the modules of the tests do so with
+# TAINT_OOT_MODULE.
+allow_taint=$(($(has KUNIT) << 18))
+! compgen -G "$kernel/root/lib/modules/*/updates" > /dev/null || allow_taint=$((allow_taint | 1 << 12))
 cat > "$out/conf" << END
 TEST_TIMEOUT=$test_limit
 LOCKDEP=$lockdep
 KMEMLEAK=$kmemleak
 GCOV=$(has GCOV_KERNEL)
-ALLOW_TEST_TAINT=$(has KUNIT)
+ALLOW_TAINT=$allow_taint
 END
 gcov=()
 [ "$(has GCOV_KERNEL)" = 0 ] || gcov=(-serial "file:$out/gcov.cpio.gz")

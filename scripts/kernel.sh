@@ -46,4 +46,12 @@ configured "$flavour" "$out" "${fragments[@]}"
 with_progress "building the $flavour kernel" "$BUILD/log/kernel-${out##*/}.log" kmake bzImage modules
 rm -rf "$out/root"
 kmake -s modules_install INSTALL_MOD_PATH="$out/root" > "$BUILD/log/modules-${out##*/}.log"
+# The modules of the tests, where modprobe finds them
+test_modules=$source/tools/testing/selftests/vfio/test_modules
+if [ -d "$test_modules" ]; then
+	with_progress "building the test modules of the $flavour kernel" "$BUILD/log/test-modules-${out##*/}.log" \
+		kmake M="$test_modules" MO="$out/test_modules" modules
+	kmake -s M="$test_modules" MO="$out/test_modules" modules_install \
+		INSTALL_MOD_PATH="$out/root" >> "$BUILD/log/modules-${out##*/}.log"
+fi
 echo "$id" > "$out/.lab-tree"

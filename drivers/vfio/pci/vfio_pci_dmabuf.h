@@ -14,6 +14,8 @@
 #include <linux/spinlock.h>
 #include <linux/types.h>
 
+#include "vfio_pci_priv.h"
+
 /*
  * Pieces of a device's memory, as DMABUFs. Where to find what:
  *
@@ -26,10 +28,12 @@
  *
  *	vfio_pci_core_device.memory_lock	changes of the device's memory
  *	mmap_lock, or the lock of a VMA		page faults, mmap()
+ *	address_space.i_mmap_rwsem		the VMAs of a buffer, for the zap
  *	dma-buf's dmabuf_list_mutex		dma_buf_export() for a mmap()
  *	dmabuf->resv				mappings of importers
  *	vfio_pci_dma_buf.lock
- *	vfio_pci_memory.lock			the list of buffers
+ *
+ * and vfio_pci_memory.lock, for the list of buffers, inside of memory_lock.
  *
  * vfio_pci_memory_revoke() zaps VMAs and waits for importers to unmap with
  * nothing of this held but memory_lock. It tells importers, and waits for their
@@ -96,7 +100,8 @@ struct vfio_pci_memory {
  *	until the mapping can be found: by a page fault until the page table entry
  *	is there. vfio_pci_memory_revoke() changes the state, takes and drops the
  *	lock for writing, and then finds all that was mapped under the old state.
- *	Nothing is allocated under it, so this wait is a short one.
+ *	A page fault allocates the page table before, so this wait is a short one.
+ *	(But for huge pages on powerpc with the hash MMU, which need another.)
  * @inode: The inode of the DMABUF's file; its i_mapping has all VMAs. Held here,
  *	since the dentry drops it before the DMABUF is released.
  * @device_file: The file of the device, open for as long as a mapping of it
@@ -147,8 +152,7 @@ vfio_pci_memory_state(const struct vfio_pci_memory *memory)
 {
 	enum vfio_pci_memory_state state = READ_ONCE(memory->state);
 
-	if (state == VFIO_PCI_MEMORY_ENABLED &&
-	    memory->pdev->current_state >= PCI_D3hot)
+	if (state == VFIO_PCI_MEMORY_ENABLED && vfio_pci_in_d3(memory->pdev))
 		return VFIO_PCI_MEMORY_DISABLED;
 	return state;
 }
@@ -192,6 +196,7 @@ vfio_pci_dma_buf_find_pfn(const struct vfio_pci_dma_buf *priv,
 	*pfn = PHYS_PFN(priv->phys_vec[low].paddr) + (pgoff - start);
 	return true;
 }
+
 void vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
 			 struct vfio_pci_dma_buf *priv);
 void vfio_pci_memory_remove(struct vfio_pci_dma_buf *priv);

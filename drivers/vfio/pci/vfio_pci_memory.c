@@ -99,8 +99,8 @@ void vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
  * vfio_pci_memory_remove() - Take a buffer off the list, for its release
  * @priv: The buffer
  *
- * Returns when no walker uses the buffer. There is no importer any more that a
- * walker would wait for.
+ * Returns when no walker uses the buffer. Nobody has it mapped any more, so that a
+ * walker can at most wait for fences.
  */
 void vfio_pci_memory_remove(struct vfio_pci_dma_buf *priv)
 {
@@ -239,7 +239,7 @@ int vfio_pci_memory_open(struct vfio_pci_core_device *vdev)
 	vfio_pci_memory_init(memory, vdev->pdev);
 
 	guard(rwsem_write)(&vdev->memory_lock);
-	/* Drivers copy from user memory under memory_lock, see the order above. */
+	/* A driver may copy from user memory under memory_lock. */
 	if (!vdev->own_mmap && current->mm)
 		might_lock_read(&current->mm->mmap_lock);
 	vdev->memory = memory;
@@ -283,18 +283,16 @@ void vfio_pci_init_memory_lock(struct vfio_pci_core_device *vdev)
  * before dmabuf->resv, dma_buf_init() has dmabuf_list_mutex, and
  * vfio_pci_memory_open() has mmap_lock, as there is no mm here.
  */
-int __init vfio_pci_memory_lockdep(void)
+void __init vfio_pci_memory_lockdep(void)
 {
-	struct vfio_pci_core_device *vdev __free(kfree) = NULL;
-	struct vfio_pci_dma_buf *priv __free(kvfree) = NULL;
+	struct vfio_pci_core_device *vdev __free(kfree) = kzalloc_obj(*vdev);
+	struct vfio_pci_dma_buf *priv __free(kvfree) = vfio_pci_dma_buf_alloc(1);
 	struct vfio_pci_memory memory;
 	struct address_space mapping;
 	struct dma_resv resv;
 
-	vdev = kzalloc_obj(*vdev);
-	priv = vfio_pci_dma_buf_alloc(1);
 	if (!vdev || !priv)
-		return -ENOMEM;
+		return;
 
 	vfio_pci_init_memory_lock(vdev);
 	vfio_pci_memory_init(&memory, NULL);
@@ -307,22 +305,22 @@ int __init vfio_pci_memory_lockdep(void)
 	i_mmap_lock_read(&mapping);
 	i_mmap_unlock_read(&mapping);
 
-	dma_resv_lock(&resv, NULL);
-	down_write(&priv->lock);
 	spin_lock(&memory.lock);
 	spin_unlock(&memory.lock);
+
+	dma_resv_lock(&resv, NULL);
+	down_write(&priv->lock);
 	up_write(&priv->lock);
 	dma_resv_unlock(&resv);
 
 	up_write(&vdev->memory_lock);
 
-	/* vmf_insert_pfn() can allocate, though vmf_alloc_pte() has before it. */
+	/* vmf_insert_pfn() may allocate, though vmf_alloc_pte() has before it. */
 	down_read(&priv->lock);
 	fs_reclaim_acquire(GFP_KERNEL);
 	fs_reclaim_release(GFP_KERNEL);
 	up_read(&priv->lock);
 
 	dma_resv_fini(&resv);
-	return 0;
 }
 #endif

@@ -66,7 +66,7 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 	if (!IS_ALIGNED(pfn, 1UL << order))
 		return VM_FAULT_FALLBACK;
 
-	/* Not under the lock, as a cgroup can make an allocation take seconds. */
+	/* Not under the lock: a cgroup can make an allocation take seconds. */
 	if (!order && pmd_none(*vmf->pmd)) {
 		ret = vmf_alloc_pte(vmf);
 		if (ret)
@@ -83,7 +83,7 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 				ret = order ? vfio_pci_insert_pfn(vmf, pfn, order) :
 					      vmf_insert_pfn(vma, addr, pfn);
 			else if (state == VFIO_PCI_MEMORY_CHANGING)
-				break;
+				break;	/* drops the lock */
 			else
 				ret = VM_FAULT_SIGBUS;
 
@@ -137,10 +137,9 @@ static void vfio_pci_dma_buf_init_vma(struct vfio_pci_dma_buf *priv,
  *
  * That the memory is disabled is no error: it may be enabled at the page fault.
  *
- * Return: 0, -EACCES if the DMABUF was exported read only, -EINVAL for a private
- * mapping or one that is not all in the buffer, -ENODEV if the buffer is revoked
- * for good, -EOPNOTSUPP if the driver of the device does not let the CPU map
- * this memory.
+ * Return: 0, -EINVAL for a private mapping, -ENODEV if the buffer is revoked for
+ * good, -EOPNOTSUPP if the driver of the device does not let the CPU map this
+ * memory.
  */
 int vfio_pci_dma_buf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 {

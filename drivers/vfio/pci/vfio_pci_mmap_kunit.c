@@ -53,7 +53,7 @@ static void prepare(struct kunit *test, struct ranges *r)
 	KUNIT_ASSERT_NOT_NULL(test, r->buf);
 	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, free_buf, r->buf));
 	KUNIT_ASSERT_EQ(test, 0, vfio_pci_core_fill_phys_vec(r->buf->phys_vec, merged, nr,
-							     BASE, 2 * BASE));
+							     BASE, (phys_addr_t)-1 - BASE));
 	vfio_pci_dma_buf_init_ranges(r->buf);
 	kunit_kfree(test, merged);
 }

@@ -39,7 +39,6 @@ static const char *device_bdf;
 
 FIXTURE(vfio_pci_dmabuf_client_test) {
 	const char *iommu_mode;
-	struct iommu *iommu;
 	struct vfio_pci_device *device;
 	struct client client;
 	int bar;
@@ -54,27 +53,18 @@ FIXTURE_VARIANT(vfio_pci_dmabuf_client_test) {
 	const char *iommu_mode;
 };
 
-/* A group and a cdev are opened in different ways. No more of the IOMMU counts. */
-FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, group) {
-	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, iommufd) {
-	.iommu_mode = MODE_IOMMUFD,
-};
+/* A group and a character device are opened in different ways. */
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, group) { MODE_VFIO_TYPE1V2_IOMMU };
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_client_test, iommufd) { MODE_IOMMUFD };
 
 static void device_open(fixture_data *self)
 {
-	self->iommu = iommu_init(self->iommu_mode);
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
-	vfio_pci_bar_unmap_all(self->device);
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+	self->device = vfio_pci_device_open(device_bdf, self->iommu_mode);
 }
 
 static void device_close(fixture_data *self)
 {
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
+	vfio_pci_device_close(self->device);
 	self->device = NULL;
 }
 
@@ -131,19 +121,19 @@ static bool unbind_and_bind(fixture_data *self)
 /* Open the device, and find a BAR for the client. Returns why there is none, or NULL. */
 static const char *client_test_setup(fixture_data *self, const char *iommu_mode)
 {
-	struct bar_source source;
+	struct mmap_target target;
 	const char *reason;
 
 	self->page_size = getpagesize();
 	self->iommu_mode = iommu_mode;
 	sysfs_driver_restore(DRIVER, device_bdf);
 	device_open(self);
-	reason = bar_source_open_largest(&source, self->device, true);
+	reason = mmap_target_open_largest(&target, self->device, true);
 	if (reason)
 		return reason;
 
-	self->bar = source.bar;
-	bar_source_close(&source);
+	self->bar = target.bar;
+	mmap_target_close(&target);
 	return NULL;
 }
 
@@ -178,15 +168,16 @@ static void use_memory_state(fixture_data *self)
 	static const struct vfio_pci_memory_event *events[] = {
 		&vfio_pci_memory_decode, &vfio_pci_function_reset, &vfio_pci_hot_reset,
 		&vfio_pci_d3hot, &vfio_pci_low_power, &vfio_pci_flr,
+		&vfio_pci_external_reset,
 	};
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(events); i++) {
-		if (events[i]->missing(self->device))
+		if (events[i]->unsupported(self->device))
 			continue;
-		events[i]->take(self->device);
-		if (events[i]->give)
-			events[i]->give(self->device);
+		events[i]->disable(self->device);
+		if (events[i]->enable)
+			events[i]->enable(self->device);
 	}
 }
 
@@ -203,8 +194,8 @@ static int keep_path(int sock, void *arg)
 	VFIO_ASSERT_EQ(close(fd), 0);
 
 	/* The file is gone now. */
-	meet(sock);
-	meet(sock);
+	client_sync(sock);
+	client_sync(sock);
 	VFIO_ASSERT_EQ(close(handle), 0);
 	return 0;
 }
@@ -217,7 +208,7 @@ TEST_F(vfio_pci_dmabuf_client_test, path_handle_and_reset)
 	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, self->page_size);
 	send_fd(self->client.sock, fd);
 	ASSERT_EQ(0, close(fd));
-	meet(self->client.sock);
+	client_sync(self->client.sock);
 
 	for (i = 0; i < 3; i++) {
 		use_memory_state(self);
@@ -229,7 +220,7 @@ TEST_F(vfio_pci_dmabuf_client_test, path_handle_and_reset)
 	device_open(self);
 	use_memory_state(self);
 
-	meet(self->client.sock);
+	client_sync(self->client.sock);
 	ASSERT_EQ(0, client_wait(&self->client));
 	use_memory_state(self);
 }
@@ -242,11 +233,11 @@ TEST_F(vfio_pci_dmabuf_client_test, path_handle_and_unbind)
 	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, self->page_size);
 	send_fd(self->client.sock, fd);
 	ASSERT_EQ(0, close(fd));
-	meet(self->client.sock);
+	client_sync(self->client.sock);
 
 	device_close(self);
 	ASSERT_TRUE(unbind_and_bind(self));
-	meet(self->client.sock);
+	client_sync(self->client.sock);
 	ASSERT_EQ(0, client_wait(&self->client));
 	device_open(self);
 }
@@ -265,10 +256,10 @@ static int keep_all(int sock, void *arg)
 	vaddr = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	VFIO_ASSERT_NE(vaddr, MAP_FAILED);
 	VFIO_ASSERT_TRUE(mmio_try_touch(vaddr));
-	meet(sock);
+	client_sync(sock);
 
 	/* The driver is gone, and then it is there again. */
-	meet(sock);
+	client_sync(sock);
 	VFIO_ASSERT_FALSE(mmio_try_touch(vaddr));
 	again = mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, 0);
 	VFIO_ASSERT_EQ(again, MAP_FAILED);
@@ -287,12 +278,12 @@ TEST_F(vfio_pci_dmabuf_client_test, everything_and_unbind)
 	fd = vfio_pci_dmabuf_export_range(self->device, self->bar, 0, self->page_size);
 	send_fd(self->client.sock, fd);
 	ASSERT_EQ(0, close(fd));
-	meet(self->client.sock);
+	client_sync(self->client.sock);
 
 	device_close(self);
 	ASSERT_TRUE(unbind_and_bind(self));
 	device_open(self);
-	meet(self->client.sock);
+	client_sync(self->client.sock);
 	ASSERT_EQ(0, client_wait(&self->client));
 }
 
@@ -394,22 +385,22 @@ static int many_mappings(int sock, void *arg)
 		VFIO_ASSERT_NE(page, MAP_FAILED, "mapping %d\n", i);
 		VFIO_ASSERT_TRUE(mmio_try_touch(page));
 	}
-	meet(sock);
+	client_sync(sock);
 
-	/* The memory is away. */
-	meet(sock);
+	/* The memory is disabled. */
+	client_sync(sock);
 	for (i = 0; i < NR_MAPPINGS; i++)
 		VFIO_ASSERT_FALSE(mmio_try_touch(vaddr + i * page_size), "mapping %d\n", i);
-	meet(sock);
+	client_sync(sock);
 
-	/* The memory is back. */
-	meet(sock);
+	/* The memory is enabled. */
+	client_sync(sock);
 	for (i = 0; i < NR_MAPPINGS; i++)
 		VFIO_ASSERT_TRUE(mmio_try_touch(vaddr + i * page_size), "mapping %d\n", i);
-	meet(sock);
+	client_sync(sock);
 
 	/* The device is closed. */
-	meet(sock);
+	client_sync(sock);
 	for (i = 0; i < NR_MAPPINGS; i++)
 		VFIO_ASSERT_FALSE(mmio_try_touch(vaddr + i * page_size), "mapping %d\n", i);
 	return 0;
@@ -442,16 +433,16 @@ TEST_F(vfio_pci_dmabuf_many_mappings_test, zapped)
 	fd = vfio_pci_dmabuf_export_range(test->device, test->bar, 0, test->page_size);
 	send_fd(test->client.sock, fd);
 	ASSERT_EQ(0, close(fd));
-	meet(test->client.sock);
+	client_sync(test->client.sock);
 
-	vfio_pci_memory_decode.take(test->device);
-	meet(test->client.sock);
-	meet(test->client.sock);
-	vfio_pci_memory_decode.give(test->device);
-	meet(test->client.sock);
-	meet(test->client.sock);
+	vfio_pci_memory_decode.disable(test->device);
+	client_sync(test->client.sock);
+	client_sync(test->client.sock);
+	vfio_pci_memory_decode.enable(test->device);
+	client_sync(test->client.sock);
+	client_sync(test->client.sock);
 	device_close(test);
-	meet(test->client.sock);
+	client_sync(test->client.sock);
 	ASSERT_EQ(0, client_wait(&test->client));
 	device_open(test);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The device's memory goes or comes in the middle of an export. Whatever it did
- * meanwhile, the DMABUF is in the state that the memory is in after it.
+ * The device's memory is disabled or enabled in the middle of an export. Whatever
+ * happened meanwhile, the DMABUF is in the state that the memory is in after it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -112,9 +112,8 @@ static int held_export_finish(struct held_export *held)
 }
 
 FIXTURE(vfio_pci_dmabuf_export_order_test) {
-	struct iommu *iommu;
 	struct vfio_pci_device *device;
-	struct bar_source source;
+	struct mmap_target target;
 	struct held_export held;
 };
 
@@ -122,71 +121,67 @@ FIXTURE_SETUP(vfio_pci_dmabuf_export_order_test)
 {
 	const char *reason;
 
-	self->iommu = iommu_init(default_iommu_mode);
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
-	vfio_pci_bar_unmap_all(self->device);
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+	self->device = vfio_pci_device_open(device_bdf, default_iommu_mode);
 
-	reason = bar_source_open_largest(&self->source, self->device, true);
+	reason = mmap_target_open_largest(&self->target, self->device, true);
 	if (reason)
 		SKIP(return, "%s", reason);
 }
 
 FIXTURE_TEARDOWN(vfio_pci_dmabuf_export_order_test)
 {
-	bar_source_close(&self->source);
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
+	mmap_target_close(&self->target);
+	vfio_pci_device_close(self->device);
 }
 
 TEST_F(vfio_pci_dmabuf_export_order_test, memory_goes_meanwhile)
 {
-	struct bar_source late = self->source;
+	struct mmap_target late = self->target;
 	const char *reason;
 
-	reason = held_export_start(&self->held, self->device, self->source.bar);
+	reason = held_export_start(&self->held, self->device, self->target.bar);
 	if (reason)
 		SKIP(return, "%s", reason);
-	vfio_pci_memory_decode.take(self->device);
+	vfio_pci_memory_decode.disable(self->device);
 	late.fd = held_export_finish(&self->held);
-	ASSERT_FALSE(bar_source_try_touch(&late));
+	ASSERT_FALSE(mmap_target_try_touch(&late));
 
-	vfio_pci_memory_decode.give(self->device);
-	ASSERT_TRUE(bar_source_try_touch(&late));
+	vfio_pci_memory_decode.enable(self->device);
+	ASSERT_TRUE(mmap_target_try_touch(&late));
 	ASSERT_EQ(0, close(late.fd));
 }
 
 TEST_F(vfio_pci_dmabuf_export_order_test, memory_comes_meanwhile)
 {
-	struct bar_source late = self->source;
+	struct mmap_target late = self->target;
 	const char *reason;
 
-	vfio_pci_memory_decode.take(self->device);
-	reason = held_export_start(&self->held, self->device, self->source.bar);
+	vfio_pci_memory_decode.disable(self->device);
+	reason = held_export_start(&self->held, self->device, self->target.bar);
 	if (reason)
 		SKIP(return, "%s", reason);
-	vfio_pci_memory_decode.give(self->device);
+	vfio_pci_memory_decode.enable(self->device);
 	late.fd = held_export_finish(&self->held);
-	ASSERT_TRUE(bar_source_try_touch(&late));
+	ASSERT_TRUE(mmap_target_try_touch(&late));
 
-	vfio_pci_memory_decode.take(self->device);
-	ASSERT_FALSE(bar_source_try_touch(&late));
+	vfio_pci_memory_decode.disable(self->device);
+	ASSERT_FALSE(mmap_target_try_touch(&late));
 	ASSERT_EQ(0, close(late.fd));
 }
 
 TEST_F(vfio_pci_dmabuf_export_order_test, reset_meanwhile)
 {
-	struct bar_source late = self->source;
+	struct mmap_target late = self->target;
 	const char *reason;
 
-	reason = vfio_pci_function_reset.missing(self->device);
+	reason = vfio_pci_function_reset.unsupported(self->device);
 	if (!reason)
-		reason = held_export_start(&self->held, self->device, self->source.bar);
+		reason = held_export_start(&self->held, self->device, self->target.bar);
 	if (reason)
 		SKIP(return, "%s", reason);
-	vfio_pci_function_reset.take(self->device);
+	vfio_pci_function_reset.disable(self->device);
 	late.fd = held_export_finish(&self->held);
-	ASSERT_TRUE(bar_source_try_touch(&late));
+	ASSERT_TRUE(mmap_target_try_touch(&late));
 	ASSERT_EQ(0, close(late.fd));
 }
 

@@ -39,9 +39,8 @@ struct export {
 };
 
 FIXTURE(vfio_pci_dmabuf_fail_nth_test) {
-	struct iommu *iommu;
 	struct vfio_pci_device *device;
-	struct bar_source source;
+	struct mmap_target target;
 	struct export export;
 	int fail_fd;
 	size_t page_size;
@@ -103,20 +102,17 @@ FIXTURE_SETUP(vfio_pci_dmabuf_fail_nth_test)
 	if (self->fail_fd < 0 || !fault_injection_setup())
 		SKIP(return, "The kernel has no fault injection");
 
-	self->iommu = iommu_init(default_iommu_mode);
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
-	vfio_pci_bar_unmap_all(self->device);
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-	reason = bar_source_open_largest(&self->source, self->device, true);
+	self->device = vfio_pci_device_open(device_bdf, default_iommu_mode);
+	reason = mmap_target_open_largest(&self->target, self->device, true);
 	if (reason)
 		SKIP(return, "%s", reason);
-	if (self->source.size < 2 * NR_RANGES * self->page_size)
+	if (self->target.size < 2 * NR_RANGES * self->page_size)
 		SKIP(return, "No BAR has %d pages", 2 * NR_RANGES);
 
 	self->export = (struct export){
 		.feature.argsz = sizeof(self->export),
 		.feature.flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF,
-		.dma_buf.region_index = self->source.bar,
+		.dma_buf.region_index = self->target.bar,
 		.dma_buf.open_flags = O_RDWR | O_CLOEXEC,
 		.dma_buf.nr_ranges = NR_RANGES,
 	};
@@ -129,9 +125,8 @@ FIXTURE_SETUP(vfio_pci_dmabuf_fail_nth_test)
 
 FIXTURE_TEARDOWN(vfio_pci_dmabuf_fail_nth_test)
 {
-	bar_source_close(&self->source);
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
+	mmap_target_close(&self->target);
+	vfio_pci_device_close(self->device);
 	VFIO_ASSERT_EQ(close(self->fail_fd), 0);
 }
 
@@ -243,7 +238,7 @@ static void undo_map(fixture_data *self, long vaddr)
 
 static long map_bar(fixture_data *self)
 {
-	return map(self, self->device->fd, self->device->bars[self->source.bar].info.offset);
+	return map(self, self->device->fd, self->device->bars[self->target.bar].info.offset);
 }
 
 TEST_F(vfio_pci_dmabuf_fail_nth_test, map_bar)
@@ -253,7 +248,7 @@ TEST_F(vfio_pci_dmabuf_fail_nth_test, map_bar)
 
 static long map_dmabuf(fixture_data *self)
 {
-	return map(self, self->source.fd, self->source.offset);
+	return map(self, self->target.fd, self->target.offset);
 }
 
 TEST_F(vfio_pci_dmabuf_fail_nth_test, map_dmabuf)
@@ -268,7 +263,7 @@ static long touch_where_nothing_is(fixture_data *self)
 	void *vaddr = (void *)SZ_1G;
 
 	vaddr = mmap(vaddr, self->page_size, PROT_READ, MAP_SHARED | MAP_FIXED_NOREPLACE,
-		     self->source.fd, self->source.offset);
+		     self->target.fd, self->target.offset);
 	if (vaddr == MAP_FAILED)
 		return -errno;
 	/* Nothing else here, where it could fail instead. */

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * One device reaches the memory of another: iommufd imports a DMABUF. What the
- * IOMMU really has mapped is seen by DMA, through which the memory is there for
- * as long as it may be, and not any longer.
+ * IOMMU really has mapped is seen by DMA, which reaches the memory until the
+ * import is revoked, and not any longer.
  *
- * Takes two devices: one that libvfio has a driver for, and one with a BAR of
- * RAM.
+ * Takes two devices: one that libvfio has a driver for, and one with a BAR that
+ * can be written to. Some of the tests need a BAR of RAM.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,6 +19,7 @@
 
 #include <linux/compiler.h>
 #include <linux/iommufd.h>
+#include <linux/kernel.h>
 #include <linux/pci_regs.h>
 #include <linux/sizes.h>
 #include <linux/vfio.h>
@@ -27,6 +28,7 @@
 
 #include "kselftest_harness.h"
 
+#define DRIVER		"vfio-pci"
 #define DMA_SIZE	256
 #define DMABUF_SIZE	SZ_2M
 
@@ -39,10 +41,11 @@ FIXTURE(vfio_pci_dmabuf_iommufd_test) {
 	struct vfio_pci_device *device;
 	struct dma_region buffer;
 
-	/* The device that has the memory */
-	struct iommu *memory_iommu;
+	/* The device that has the memory, and its largest BAR to write to */
 	struct vfio_pci_device *memory;
+	struct vfio_pci_scratch scratch;
 	int bar;
+	size_t size;
 	iova_t iova;
 };
 
@@ -66,21 +69,41 @@ static void region_teardown(fixture_data *self, struct dma_region *region)
 
 static void memory_open(fixture_data *self)
 {
-	self->memory_iommu = iommu_init(MODE_IOMMUFD);
-	self->memory = vfio_pci_device_init(memory_bdf, self->memory_iommu);
-	vfio_pci_bar_unmap_all(self->memory);
-	vfio_pci_cmd_set(self->memory, PCI_COMMAND_MEMORY);
+	self->memory = vfio_pci_device_open(memory_bdf, MODE_IOMMUFD);
 }
 
 static void memory_close(fixture_data *self)
 {
-	vfio_pci_device_cleanup(self->memory);
-	iommu_cleanup(self->memory_iommu);
+	vfio_pci_device_close(self->memory);
+	self->memory = NULL;
+}
+
+static const char *memory_find_bar(fixture_data *self)
+{
+	struct mmap_target targets[MAX_MMAP_TARGETS], *target;
+	const char *reason;
+
+	reason = vfio_pci_no_dmabuf(self->memory);
+	if (!reason)
+		reason = mmap_targets_open(targets, self->memory, false);
+	if (reason)
+		return reason;
+
+	for (target = targets; target->size; target++) {
+		/* Less than a page cannot be exported. */
+		if (self->memory->bars[target->bar].info.size < getpagesize())
+			continue;
+		if (!target->scratch.mask || target->size <= self->size)
+			continue;
+		self->bar = target->bar;
+		self->scratch = target->scratch;
+		self->size = target->size;
+	}
+	return self->size ? NULL : "The device has no BAR to write to";
 }
 
 FIXTURE_SETUP(vfio_pci_dmabuf_iommufd_test)
 {
-	struct vfio_pci_bar_word word;
 	const char *reason;
 
 	if (!memory_bdf)
@@ -91,17 +114,11 @@ FIXTURE_SETUP(vfio_pci_dmabuf_iommufd_test)
 	if (!self->device->driver.ops || !self->device->driver.ops->memcpy_start)
 		SKIP(return, "%s has no driver that does DMA", dma_bdf);
 
+	sysfs_driver_restore(DRIVER, memory_bdf);
 	memory_open(self);
-	reason = vfio_pci_no_dmabuf(self->memory);
+	reason = memory_find_bar(self);
 	if (reason)
 		SKIP(return, "%s", reason);
-	for (self->bar = 0; self->bar < PCI_STD_NUM_BARS; self->bar++) {
-		word = vfio_pci_bar_word(self->memory, self->bar);
-		if (word.ram && self->memory->bars[self->bar].info.size >= 2 * DMABUF_SIZE)
-			break;
-	}
-	if (self->bar == PCI_STD_NUM_BARS)
-		SKIP(return, "%s has no BAR of RAM", memory_bdf);
 
 	self->iova_allocator = iova_allocator_init(self->iommu);
 	region_setup(self, &self->device->driver.region, SZ_2M);
@@ -117,16 +134,33 @@ FIXTURE_TEARDOWN(vfio_pci_dmabuf_iommufd_test)
 	region_teardown(self, &self->device->driver.region);
 	iova_allocator_cleanup(self->iova_allocator);
 	vfio_pci_device_cleanup(self->device);
-	memory_close(self);
+	if (self->memory)
+		memory_close(self);
 	iommu_cleanup(self->iommu);
+	sysfs_driver_restore(DRIVER, memory_bdf);
 }
 
-static int map_dmabuf(fixture_data *self, int fd, u64 start, u64 length)
+static bool has_ram(fixture_data *self)
+{
+	return self->scratch.ram && self->size >= 2 * DMABUF_SIZE;
+}
+
+/* What is exported where it does not matter how much: all, or the start of it */
+static u64 dmabuf_size(fixture_data *self)
+{
+	return min_t(u64, self->size, DMABUF_SIZE);
+}
+
+static int export(fixture_data *self)
+{
+	return vfio_pci_dmabuf_export_range(self->memory, self->bar, 0, dmabuf_size(self));
+}
+
+static int __map_dmabuf(fixture_data *self, int fd, u64 start, u64 length, u32 access)
 {
 	struct iommu_ioas_map_file args = {
 		.size = sizeof(args),
-		.flags = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE |
-			 IOMMU_IOAS_MAP_FIXED_IOVA,
+		.flags = access | IOMMU_IOAS_MAP_FIXED_IOVA,
 		.ioas_id = self->iommu->ioas_id,
 		.fd = fd,
 		.start = start,
@@ -135,6 +169,12 @@ static int map_dmabuf(fixture_data *self, int fd, u64 start, u64 length)
 	};
 
 	return ioctl(self->iommu->iommufd, IOMMU_IOAS_MAP_FILE, &args) ? -errno : 0;
+}
+
+static int map_dmabuf(fixture_data *self, int fd, u64 start, u64 length)
+{
+	return __map_dmabuf(self, fd, start, length,
+			    IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE);
 }
 
 static int unmap_dmabuf(fixture_data *self, u64 length)
@@ -149,47 +189,66 @@ static int unmap_dmabuf(fixture_data *self, u64 length)
 	return ioctl(self->iommu->iommufd, IOMMU_IOAS_UNMAP, &args) ? -errno : 0;
 }
 
-/* What is in the BAR, as its owner sees it */
+/* How much is accessed at once: of a BAR that is no RAM the one register */
+static size_t data_size(fixture_data *self)
+{
+	return self->scratch.ram ? DMA_SIZE : sizeof(u32);
+}
+
+static bool data_is(fixture_data *self, const u32 *data, u8 value)
+{
+	const u32 expected = value * 0x01010101U ^ self->scratch.invert;
+	int i;
+
+	for (i = 0; i < data_size(self) / sizeof(u32); i++) {
+		if ((data[i] ^ expected) & self->scratch.mask)
+			return false;
+	}
+	return true;
+}
+
+/* Where the owner of the BAR finds what is at an offset of it */
+static off_t memory_pos(fixture_data *self, u64 offset)
+{
+	return self->memory->bars[self->bar].info.offset + offset + self->scratch.offset;
+}
+
 static void memory_fill(fixture_data *self, u64 offset, u8 value)
 {
-	struct vfio_region_info *info = &self->memory->bars[self->bar].info;
-	u8 data[DMA_SIZE];
+	u32 data[DMA_SIZE / sizeof(u32)];
+	size_t size = data_size(self);
 
-	memset(data, value, DMA_SIZE);
-	VFIO_ASSERT_EQ(pwrite(self->memory->fd, data, DMA_SIZE, info->offset + offset), DMA_SIZE);
+	memset(data, value, size);
+	VFIO_ASSERT_EQ(pwrite(self->memory->fd, data, size, memory_pos(self, offset)), size);
 }
 
 static bool memory_is(fixture_data *self, u64 offset, u8 value)
 {
-	struct vfio_region_info *info = &self->memory->bars[self->bar].info;
-	u8 data[DMA_SIZE];
-	int i;
+	u32 data[DMA_SIZE / sizeof(u32)];
+	size_t size = data_size(self);
 
-	VFIO_ASSERT_EQ(pread(self->memory->fd, data, DMA_SIZE, info->offset + offset), DMA_SIZE);
-	for (i = 0; i < DMA_SIZE && data[i] == value; i++)
-		continue;
-	return i == DMA_SIZE;
+	VFIO_ASSERT_EQ(pread(self->memory->fd, data, size, memory_pos(self, offset)), size);
+	return data_is(self, data, value);
 }
 
 /* DMA from memory of this process to the BAR, and back */
 static void dma_to(fixture_data *self, u64 offset, u8 value)
 {
-	memset(self->buffer.vaddr, value, DMA_SIZE);
-	VFIO_ASSERT_EQ(vfio_pci_driver_memcpy(self->device, self->buffer.iova,
-					      self->iova + offset, DMA_SIZE), 0);
+	iova_t iova = self->iova + offset + self->scratch.offset;
+
+	memset(self->buffer.vaddr, value, data_size(self));
+	VFIO_ASSERT_EQ(vfio_pci_driver_memcpy(self->device, self->buffer.iova, iova,
+					      data_size(self)), 0);
 }
 
 static bool dma_from_is(fixture_data *self, u64 offset, u8 value)
 {
-	u8 *data = self->buffer.vaddr;
-	int i;
+	iova_t iova = self->iova + offset + self->scratch.offset;
 
-	memset(data, ~value, DMA_SIZE);
-	VFIO_ASSERT_EQ(vfio_pci_driver_memcpy(self->device, self->iova + offset,
-					      self->buffer.iova, DMA_SIZE), 0);
-	for (i = 0; i < DMA_SIZE && data[i] == value; i++)
-		continue;
-	return i == DMA_SIZE;
+	memset(self->buffer.vaddr, ~value, data_size(self));
+	VFIO_ASSERT_EQ(vfio_pci_driver_memcpy(self->device, iova, self->buffer.iova,
+					      data_size(self)), 0);
+	return data_is(self, self->buffer.vaddr, value);
 }
 
 /* DMA from offset in the DMABUF is pos in the BAR, both ways. */
@@ -216,6 +275,9 @@ TEST_F(vfio_pci_dmabuf_iommufd_test, mapped)
 	const u64 pos = DMABUF_SIZE;
 	int fd;
 
+	if (!has_ram(self))
+		SKIP(return, "%s has no BAR of RAM", memory_bdf);
+
 	fd = vfio_pci_dmabuf_export_range(self->memory, self->bar, pos, DMABUF_SIZE);
 	ASSERT_EQ(0, map_dmabuf(self, fd, 0, DMABUF_SIZE));
 	ASSERT_EQ(0, close(fd));
@@ -228,6 +290,9 @@ TEST_F(vfio_pci_dmabuf_iommufd_test, mapped)
 TEST_F(vfio_pci_dmabuf_iommufd_test, part)
 {
 	int fd;
+
+	if (!has_ram(self))
+		SKIP(return, "%s has no BAR of RAM", memory_bdf);
 
 	fd = vfio_pci_dmabuf_export_range(self->memory, self->bar, 0, DMABUF_SIZE);
 	ASSERT_EQ(0, map_dmabuf(self, fd, SZ_64K, SZ_4K));
@@ -243,6 +308,9 @@ TEST_F(vfio_pci_dmabuf_iommufd_test, ranges)
 	struct vfio_region_dma_range ranges[DMABUF_SIZE / SZ_4K];
 	const char *reason;
 	int fd, i;
+
+	if (!has_ram(self))
+		SKIP(return, "%s has no BAR of RAM", memory_bdf);
 
 	for (i = 0; i < ARRAY_SIZE(ranges); i++) {
 		ranges[i].offset = i * SZ_4K;
@@ -276,31 +344,67 @@ TEST_F(vfio_pci_dmabuf_iommufd_test, ranges)
 	ASSERT_EQ(0, close(fd));
 }
 
-/* A mapping dies with the memory, and it takes a new one to get it back. */
+/* An offset to look at in export(): of a BAR that is no RAM there is only one */
+static u64 some_offset(fixture_data *self)
+{
+	return self->scratch.ram ? SZ_4K : 0;
+}
+
+/* An O_RDONLY fd says the same to DMA as to a process. */
+TEST_F(vfio_pci_dmabuf_iommufd_test, read_only_is_not_writable)
+{
+	const char *reason = vfio_pci_no_dmabuf_mmap(self->memory);
+	struct vfio_region_dma_range range = { 0, dmabuf_size(self) };
+	int fd;
+
+	/* This came with the mappings of DMABUFs. */
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	fd = vfio_pci_dmabuf_export(self->memory, self->bar, O_RDONLY | O_CLOEXEC, &range, 1);
+	ASSERT_EQ(-EACCES, map_dmabuf(self, fd, 0, range.length));
+	ASSERT_EQ(-EACCES, __map_dmabuf(self, fd, 0, range.length, IOMMU_IOAS_MAP_WRITEABLE));
+	expect_not_mapped(_metadata, self, 0, 0);
+
+	ASSERT_EQ(0, __map_dmabuf(self, fd, 0, range.length, IOMMU_IOAS_MAP_READABLE));
+	memory_fill(self, 0, 0x55);
+	ASSERT_TRUE(dma_from_is(self, 0, 0x55));
+	dma_to(self, 0, 0x66);
+	ASSERT_TRUE(memory_is(self, 0, 0x55));
+	ASSERT_EQ(0, unmap_dmabuf(self, range.length));
+	ASSERT_EQ(0, close(fd));
+}
+
+/* An import is revoked with the memory, and it takes a new one to get it back. */
 static void check_event(struct __test_metadata *_metadata, fixture_data *self,
 			const struct vfio_pci_memory_event *event)
 {
+	const char *reason = event->unsupported(self->memory);
+	const u64 size = dmabuf_size(self), offset = some_offset(self);
 	int fd;
 
-	fd = vfio_pci_dmabuf_export_range(self->memory, self->bar, 0, DMABUF_SIZE);
-	ASSERT_EQ(0, map_dmabuf(self, fd, 0, DMABUF_SIZE));
-	expect_mapped(_metadata, self, SZ_4K, SZ_4K);
+	if (reason)
+		SKIP(return, "%s", reason);
 
-	event->take(self->memory);
-	if (event->give) {
-		ASSERT_NE(0, map_dmabuf(self, fd, 0, DMABUF_SIZE));
+	fd = export(self);
+	ASSERT_EQ(0, map_dmabuf(self, fd, 0, size));
+	expect_mapped(_metadata, self, offset, offset);
+
+	event->disable(self->memory);
+	if (event->enable) {
+		ASSERT_NE(0, map_dmabuf(self, fd, 0, size));
 		/* Only in this state can the memory itself be there. */
 		if (event == &vfio_pci_low_power)
-			expect_not_mapped(_metadata, self, SZ_4K, SZ_4K);
-		event->give(self->memory);
+			expect_not_mapped(_metadata, self, offset, offset);
+		event->enable(self->memory);
 	}
-	expect_not_mapped(_metadata, self, SZ_4K, SZ_4K);
-	ASSERT_EQ(0, unmap_dmabuf(self, DMABUF_SIZE));
-	expect_not_mapped(_metadata, self, SZ_4K, SZ_4K);
+	expect_not_mapped(_metadata, self, offset, offset);
+	ASSERT_EQ(0, unmap_dmabuf(self, size));
+	expect_not_mapped(_metadata, self, offset, offset);
 
-	ASSERT_EQ(0, map_dmabuf(self, fd, 0, DMABUF_SIZE));
-	expect_mapped(_metadata, self, SZ_4K, SZ_4K);
-	ASSERT_EQ(0, unmap_dmabuf(self, DMABUF_SIZE));
+	ASSERT_EQ(0, map_dmabuf(self, fd, 0, size));
+	expect_mapped(_metadata, self, offset, offset);
+	ASSERT_EQ(0, unmap_dmabuf(self, size));
 	ASSERT_EQ(0, close(fd));
 }
 
@@ -311,23 +415,40 @@ TEST_F(vfio_pci_dmabuf_iommufd_test, memory_decode)
 
 TEST_F(vfio_pci_dmabuf_iommufd_test, low_power)
 {
-	const char *reason = vfio_pci_low_power.missing(self->memory);
+	check_event(_metadata, self, &vfio_pci_low_power);
+}
 
+TEST_F(vfio_pci_dmabuf_iommufd_test, d3hot)
+{
+	check_event(_metadata, self, &vfio_pci_d3hot);
+}
+
+TEST_F(vfio_pci_dmabuf_iommufd_test, external_reset)
+{
+	const char *reason = vfio_pci_no_dmabuf_mmap(self->memory);
+
+	/* This came with the mappings of DMABUFs. */
 	if (reason)
 		SKIP(return, "%s", reason);
-	check_event(_metadata, self, &vfio_pci_low_power);
+	check_event(_metadata, self, &vfio_pci_external_reset);
 }
 
 TEST_F(vfio_pci_dmabuf_iommufd_test, function_reset)
 {
-	const char *reason = vfio_pci_function_reset.missing(self->memory);
-
-	if (reason)
-		SKIP(return, "%s", reason);
 	check_event(_metadata, self, &vfio_pci_function_reset);
 }
 
-/* Import as soon as it works. It must not be lost again by what let it in. */
+TEST_F(vfio_pci_dmabuf_iommufd_test, hot_reset)
+{
+	check_event(_metadata, self, &vfio_pci_hot_reset);
+}
+
+TEST_F(vfio_pci_dmabuf_iommufd_test, flr)
+{
+	check_event(_metadata, self, &vfio_pci_flr);
+}
+
+/* Import as soon as it works. It must not be revoked again by what allowed it. */
 struct importer {
 	fixture_data *self;
 	int fd;
@@ -340,7 +461,7 @@ static void *import(void *arg)
 	int ret;
 
 	do {
-		ret = map_dmabuf(importer->self, importer->fd, 0, DMABUF_SIZE);
+		ret = map_dmabuf(importer->self, importer->fd, 0, dmabuf_size(importer->self));
 		WRITE_ONCE(importer->tries, importer->tries + 1);
 	} while (ret == -ENODEV);
 	VFIO_ASSERT_EQ(ret, 0);
@@ -355,18 +476,18 @@ TEST_F(vfio_pci_dmabuf_iommufd_test, import_as_memory_returns)
 	pthread_t thread;
 	int i;
 
-	importer.fd = vfio_pci_dmabuf_export_range(self->memory, self->bar, 0, DMABUF_SIZE);
+	importer.fd = export(self);
 	for (i = 0; i < 5; i++) {
-		vfio_pci_memory_decode.take(self->memory);
+		vfio_pci_memory_decode.disable(self->memory);
 		importer.tries = 0;
 		ASSERT_EQ(0, pthread_create(&thread, NULL, import, &importer));
 		while (READ_ONCE(importer.tries) < 2)
 			sched_yield();
-		vfio_pci_memory_decode.give(self->memory);
+		vfio_pci_memory_decode.enable(self->memory);
 		ASSERT_EQ(0, pthread_join(thread, NULL));
 
 		expect_mapped(_metadata, self, 0, 0);
-		ASSERT_EQ(0, unmap_dmabuf(self, DMABUF_SIZE));
+		ASSERT_EQ(0, unmap_dmabuf(self, dmabuf_size(self)));
 	}
 	ASSERT_EQ(0, close(importer.fd));
 }
@@ -375,13 +496,25 @@ TEST_F(vfio_pci_dmabuf_iommufd_test, export_while_away)
 {
 	int fd;
 
-	vfio_pci_memory_decode.take(self->memory);
-	fd = vfio_pci_dmabuf_export_range(self->memory, self->bar, 0, DMABUF_SIZE);
-	ASSERT_EQ(-ENODEV, map_dmabuf(self, fd, 0, DMABUF_SIZE));
-	vfio_pci_memory_decode.give(self->memory);
-	ASSERT_EQ(0, map_dmabuf(self, fd, 0, DMABUF_SIZE));
+	vfio_pci_memory_decode.disable(self->memory);
+	fd = export(self);
+	ASSERT_EQ(-ENODEV, map_dmabuf(self, fd, 0, dmabuf_size(self)));
+	vfio_pci_memory_decode.enable(self->memory);
+	ASSERT_EQ(0, map_dmabuf(self, fd, 0, dmabuf_size(self)));
 	expect_mapped(_metadata, self, 0, 0);
-	ASSERT_EQ(0, unmap_dmabuf(self, DMABUF_SIZE));
+	ASSERT_EQ(0, unmap_dmabuf(self, dmabuf_size(self)));
+	ASSERT_EQ(0, close(fd));
+}
+
+/*
+ * The importer's mapping and DMABUF are of a device that has been closed: revoked for
+ * good, also when the device is open once more.
+ */
+static void expect_revoked_for_good(struct __test_metadata *_metadata, fixture_data *self, int fd)
+{
+	expect_not_mapped(_metadata, self, 0, 0);
+	ASSERT_EQ(0, unmap_dmabuf(self, dmabuf_size(self)));
+	ASSERT_EQ(-ENODEV, map_dmabuf(self, fd, 0, dmabuf_size(self)));
 	ASSERT_EQ(0, close(fd));
 }
 
@@ -389,17 +522,69 @@ TEST_F(vfio_pci_dmabuf_iommufd_test, closed)
 {
 	int fd;
 
-	fd = vfio_pci_dmabuf_export_range(self->memory, self->bar, 0, DMABUF_SIZE);
-	ASSERT_EQ(0, map_dmabuf(self, fd, 0, DMABUF_SIZE));
+	fd = export(self);
+	ASSERT_EQ(0, map_dmabuf(self, fd, 0, dmabuf_size(self)));
 	expect_mapped(_metadata, self, 0, 0);
 
-	/* For good, also when the device is open once more. */
 	memory_close(self);
 	memory_open(self);
-	expect_not_mapped(_metadata, self, 0, 0);
-	ASSERT_EQ(0, unmap_dmabuf(self, DMABUF_SIZE));
-	ASSERT_EQ(-ENODEV, map_dmabuf(self, fd, 0, DMABUF_SIZE));
-	ASSERT_EQ(0, close(fd));
+	expect_revoked_for_good(_metadata, self, fd);
+}
+
+/* The memory was disabled already when the device was closed. */
+TEST_F(vfio_pci_dmabuf_iommufd_test, closed_while_disabled)
+{
+	int fd;
+
+	fd = export(self);
+	ASSERT_EQ(0, map_dmabuf(self, fd, 0, dmabuf_size(self)));
+	expect_mapped(_metadata, self, 0, 0);
+
+	vfio_pci_memory_decode.disable(self->memory);
+	memory_close(self);
+	memory_open(self);
+	expect_revoked_for_good(_metadata, self, fd);
+}
+
+/* A mapping of the BAR keeps the device open, and with it the import. */
+TEST_F(vfio_pci_dmabuf_iommufd_test, closed_with_bar_mapped)
+{
+	struct vfio_region_info *info = &self->memory->bars[self->bar].info;
+	size_t page_size = getpagesize();
+	void *bar;
+	int fd;
+
+	fd = export(self);
+	ASSERT_EQ(0, map_dmabuf(self, fd, 0, dmabuf_size(self)));
+	bar = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, self->memory->fd,
+		   info->offset);
+	ASSERT_NE(MAP_FAILED, bar);
+	memory_fill(self, 0, 0x77);
+	memory_close(self);
+
+	ASSERT_TRUE(dma_from_is(self, 0, 0x77));
+	dma_to(self, 0, 0x88);
+	ASSERT_TRUE(scratch_try_check(&self->scratch, bar + self->scratch.offset, 0x88888888));
+
+	ASSERT_EQ(0, munmap(bar, page_size));
+	memory_open(self);
+	expect_revoked_for_good(_metadata, self, fd);
+}
+
+/* Neither does an import keep the driver. */
+TEST_F(vfio_pci_dmabuf_iommufd_test, driver_unbound)
+{
+	int fd;
+
+	fd = export(self);
+	ASSERT_EQ(0, map_dmabuf(self, fd, 0, dmabuf_size(self)));
+	expect_mapped(_metadata, self, 0, 0);
+
+	memory_close(self);
+	sysfs_driver_unbind(DRIVER, memory_bdf);
+	sysfs_driver_bind(DRIVER, memory_bdf);
+	memory_open(self);
+	expect_revoked_for_good(_metadata, self, fd);
 }
 
 int main(int argc, char *argv[])

@@ -7,11 +7,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include <linux/dma-buf.h>
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
 
@@ -24,10 +26,9 @@
 static const char *device_bdf;
 
 FIXTURE(vfio_pci_dmabuf_mmap_test) {
-	struct iommu *iommu;
 	struct vfio_pci_device *device;
-	/* What the ranges are looked at through */
-	struct bar_source sources[MAX_BAR_SOURCES];
+	/* The BARs, through the device's fd */
+	struct mmap_target targets[MAX_MMAP_TARGETS];
 	size_t page_size;
 };
 
@@ -35,42 +36,33 @@ FIXTURE_VARIANT(vfio_pci_dmabuf_mmap_test) {
 	const char *iommu_mode;
 };
 
-/* A group and a cdev are opened in different ways. No more of the IOMMU counts. */
-FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_mmap_test, group) {
-	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_mmap_test, iommufd) {
-	.iommu_mode = MODE_IOMMUFD,
-};
+/* A group and a character device are opened in different ways. */
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_mmap_test, group) { MODE_VFIO_TYPE1V2_IOMMU };
+FIXTURE_VARIANT_ADD(vfio_pci_dmabuf_mmap_test, iommufd) { MODE_IOMMUFD };
 
 FIXTURE_SETUP(vfio_pci_dmabuf_mmap_test)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 	const char *reason;
 
 	self->page_size = getpagesize();
-	self->iommu = iommu_init(variant->iommu_mode);
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
-	vfio_pci_bar_unmap_all(self->device);
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+	self->device = vfio_pci_device_open(device_bdf, variant->iommu_mode);
 
-	reason = bar_sources_open(self->sources, self->device, true);
+	reason = mmap_targets_open(self->targets, self->device, true);
 	if (reason)
 		SKIP(return, "%s", reason);
 
-	/* The same BARs through the device's fd */
-	for (source = self->sources; source->size; source++) {
-		bar_source_close(source);
-		ASSERT_EQ(NULL, bar_source_open(source, self->device, source->bar, false));
+	/* Those that can be exported are opened once more, to look at them. */
+	for (target = self->targets; target->size; target++) {
+		mmap_target_close(target);
+		ASSERT_EQ(NULL, mmap_target_open(target, self->device, target->bar, false));
 	}
 }
 
 FIXTURE_TEARDOWN(vfio_pci_dmabuf_mmap_test)
 {
-	bar_sources_close(self->sources);
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
+	mmap_targets_close(self->targets);
+	vfio_pci_device_close(self->device);
 }
 
 static u32 page_tag(size_t page)
@@ -83,25 +75,25 @@ static u32 page_tag(size_t page)
  * it, and through one of each page alone.
  */
 static void check_ranges(struct __test_metadata *_metadata,
-			 const struct bar_source *source,
+			 const struct mmap_target *target,
 			 const struct vfio_region_dma_range *ranges, int nr_ranges)
 {
 	size_t page_size = getpagesize(), size = 0, offset, pos = 0;
-	const struct vfio_pci_bar_word *word = &source->word;
+	const struct vfio_pci_scratch *scratch = &target->scratch;
 	void *bar, *all, *page;
 	int i, fd;
 
-	bar = bar_source_mmap(source, 0, source->size);
+	bar = mmap_target_map(target, 0, target->size);
 	for (i = 0; i < nr_ranges; i++) {
 		size += ranges[i].length;
-		for (offset = 0; word->ram && offset < ranges[i].length; offset += page_size)
-			ASSERT_TRUE(source_try_write(source, bar + ranges[i].offset + offset,
+		for (offset = 0; scratch->ram && offset < ranges[i].length; offset += page_size)
+			ASSERT_TRUE(target_try_write(target, bar + ranges[i].offset + offset,
 						     page_tag((ranges[i].offset + offset) /
 							      page_size)));
 	}
-	ASSERT_TRUE(source_try_write(source, bar, page_tag(0)));
+	ASSERT_TRUE(target_try_write(target, bar, page_tag(0)));
 
-	fd = vfio_pci_dmabuf_export(source->device, source->bar, O_RDWR | O_CLOEXEC,
+	fd = vfio_pci_dmabuf_export(target->device, target->bar, O_RDWR | O_CLOEXEC,
 				    ranges, nr_ranges);
 	ASSERT_EQ(size, lseek(fd, 0, SEEK_END));
 	all = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -115,17 +107,17 @@ static void check_ranges(struct __test_metadata *_metadata,
 			page = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, pos);
 			ASSERT_NE(MAP_FAILED, page);
 			ASSERT_TRUE(mmio_try_touch(all + pos));
-			if (word->ram || (word->mask && !where)) {
-				ASSERT_TRUE(source_try_check(source, all + pos, tag))
+			if (scratch->ram || (scratch->mask && !where)) {
+				ASSERT_TRUE(target_try_check(target, all + pos, tag))
 					TH_LOG("%#zx should be %#zx of the BAR", pos, where);
-				ASSERT_TRUE(source_try_check(source, page, tag));
-				ASSERT_TRUE(source_try_write(source, page, ~tag));
-				ASSERT_TRUE(source_try_check(source, bar + where, ~tag));
-				ASSERT_TRUE(source_try_write(source, all + pos, tag));
-				ASSERT_TRUE(source_try_check(source, bar + where, tag));
-			} else if (word->mask) {
-				ASSERT_FALSE(source_try_check(source, all + pos, page_tag(0)));
-				ASSERT_FALSE(source_try_check(source, page, page_tag(0)));
+				ASSERT_TRUE(target_try_check(target, page, tag));
+				ASSERT_TRUE(target_try_write(target, page, ~tag));
+				ASSERT_TRUE(target_try_check(target, bar + where, ~tag));
+				ASSERT_TRUE(target_try_write(target, all + pos, tag));
+				ASSERT_TRUE(target_try_check(target, bar + where, tag));
+			} else if (scratch->mask) {
+				ASSERT_FALSE(target_try_check(target, all + pos, page_tag(0)));
+				ASSERT_FALSE(target_try_check(target, page, page_tag(0)));
 			}
 			ASSERT_EQ(0, munmap(page, page_size));
 			pos += page_size;
@@ -139,18 +131,18 @@ static void check_ranges(struct __test_metadata *_metadata,
 	ASSERT_EQ(EINVAL, errno);
 
 	ASSERT_EQ(0, munmap(all, size));
-	ASSERT_EQ(0, munmap(bar, source->size));
+	ASSERT_EQ(0, munmap(bar, target->size));
 	ASSERT_EQ(0, close(fd));
 }
 
 TEST_F(vfio_pci_dmabuf_mmap_test, ranges_in_any_order)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	if (bar_sources_largest(self->sources) < 2 * self->page_size)
+	if (mmap_targets_max_size(self->targets) < 2 * self->page_size)
 		SKIP(return, "No BAR has 2 pages");
 
-	for (source = self->sources; source->size; source++) {
+	for (target = self->targets; target->size; target++) {
 		size_t page_size = self->page_size;
 		struct vfio_region_dma_range two[] = {
 			{ page_size, page_size }, { 0, page_size },
@@ -161,21 +153,21 @@ TEST_F(vfio_pci_dmabuf_mmap_test, ranges_in_any_order)
 			{ 10 * page_size, 6 * page_size },
 		};
 
-		if (source->size < 2 * self->page_size)
+		if (target->size < 2 * self->page_size)
 			continue;
 
-		TH_LOG("BAR%d", source->bar);
-		check_ranges(_metadata, source, two, ARRAY_SIZE(two));
-		if (source->size >= 16 * page_size)
-			check_ranges(_metadata, source, five, ARRAY_SIZE(five));
+		TH_LOG("BAR%d", target->bar);
+		check_ranges(_metadata, target, two, ARRAY_SIZE(two));
+		if (target->size >= 16 * page_size)
+			check_ranges(_metadata, target, five, ARRAY_SIZE(five));
 	}
 }
 
 TEST_F(vfio_pci_dmabuf_mmap_test, ranges_overlap)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
+	for (target = self->targets; target->size; target++) {
 		size_t page_size = self->page_size;
 		struct vfio_region_dma_range same[] = {
 			{ 0, page_size }, { 0, page_size }, { 0, page_size },
@@ -185,66 +177,66 @@ TEST_F(vfio_pci_dmabuf_mmap_test, ranges_overlap)
 			{ 2 * page_size, page_size }, { 0, 4 * page_size },
 		};
 
-		TH_LOG("BAR%d", source->bar);
-		check_ranges(_metadata, source, same, ARRAY_SIZE(same));
-		if (source->size >= 4 * page_size)
-			check_ranges(_metadata, source, more, ARRAY_SIZE(more));
+		TH_LOG("BAR%d", target->bar);
+		check_ranges(_metadata, target, same, ARRAY_SIZE(same));
+		if (target->size >= 4 * page_size)
+			check_ranges(_metadata, target, more, ARRAY_SIZE(more));
 	}
 }
 
 /* An offset that is not the start of the BAR */
 TEST_F(vfio_pci_dmabuf_mmap_test, range_at_the_end)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
+	for (target = self->targets; target->size; target++) {
 		struct vfio_region_dma_range last = {
-			source->size - self->page_size, self->page_size
+			target->size - self->page_size, self->page_size
 		};
 
-		TH_LOG("BAR%d", source->bar);
-		check_ranges(_metadata, source, &last, 1);
+		TH_LOG("BAR%d", target->bar);
+		check_ranges(_metadata, target, &last, 1);
 	}
 }
 
 /* None of them next to its neighbour, so that there is nothing to merge */
 TEST_F(vfio_pci_dmabuf_mmap_test, many_ranges)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	if (bar_sources_largest(self->sources) < 2 * self->page_size)
+	if (mmap_targets_max_size(self->targets) < 2 * self->page_size)
 		SKIP(return, "No BAR has 2 pages");
 
-	for (source = self->sources; source->size; source++) {
-		size_t nr = min_t(size_t, source->size / self->page_size, MAX_RANGES), i;
+	for (target = self->targets; target->size; target++) {
+		size_t nr = min_t(size_t, target->size / self->page_size, MAX_RANGES), i;
 		struct vfio_region_dma_range *ranges;
 
-		if (source->size < 2 * self->page_size)
+		if (target->size < 2 * self->page_size)
 			continue;
 
-		TH_LOG("BAR%d", source->bar);
+		TH_LOG("BAR%d", target->bar);
 		ranges = calloc_assert(nr, sizeof(*ranges));
 		for (i = 0; i < nr; i++) {
 			ranges[i].offset = (nr - 1 - i) * self->page_size;
 			ranges[i].length = self->page_size;
 		}
-		check_ranges(_metadata, source, ranges, nr);
+		check_ranges(_metadata, target, ranges, nr);
 		free(ranges);
 	}
 }
 
 TEST_F(vfio_pci_dmabuf_mmap_test, bad_ranges)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
-		size_t page_size = self->page_size, size = source->size;
+	for (target = self->targets; target->size; target++) {
+		size_t page_size = self->page_size, size = target->size;
 		struct vfio_region_dma_range bad[] = {
 			{ 0, 0 }, { 0, page_size / 2 }, { page_size / 2, page_size },
 			{ 0, size + page_size }, { size, page_size }, { -page_size, page_size },
 			{ -page_size, 2 * page_size }, { page_size, -page_size },
 		};
-		int bar = source->bar, i, ret;
+		int bar = target->bar, i, ret;
 
 		TH_LOG("BAR%d", bar);
 		for (i = 0; i < ARRAY_SIZE(bad); i++) {
@@ -265,9 +257,9 @@ TEST_F(vfio_pci_dmabuf_mmap_test, bad_ranges)
 /* There are no flags yet, and what is none must not pass for one later. */
 TEST_F(vfio_pci_dmabuf_mmap_test, unknown_flags)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
+	for (target = self->targets; target->size; target++) {
 		struct {
 			struct vfio_device_feature feature;
 			struct vfio_device_feature_dma_buf dma_buf;
@@ -275,14 +267,14 @@ TEST_F(vfio_pci_dmabuf_mmap_test, unknown_flags)
 		} export = {
 			.feature.argsz = sizeof(export),
 			.feature.flags = VFIO_DEVICE_FEATURE_GET | VFIO_DEVICE_FEATURE_DMA_BUF,
-			.dma_buf.region_index = source->bar,
+			.dma_buf.region_index = target->bar,
 			.dma_buf.open_flags = O_RDWR | O_CLOEXEC,
 			.dma_buf.nr_ranges = 1,
 			.range.length = self->page_size,
 		};
 		int bit, fd;
 
-		TH_LOG("BAR%d", source->bar);
+		TH_LOG("BAR%d", target->bar);
 		for (bit = 0; bit < 32; bit++) {
 			export.dma_buf.flags = 1U << bit;
 			ASSERT_EQ(-1, ioctl(self->device->fd, VFIO_DEVICE_FEATURE, &export))
@@ -299,20 +291,20 @@ TEST_F(vfio_pci_dmabuf_mmap_test, unknown_flags)
 /* The access mode of the fd is the most that a mapping of it can have. */
 TEST_F(vfio_pci_dmabuf_mmap_test, read_only)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
+	for (target = self->targets; target->size; target++) {
 		size_t page_size = self->page_size;
 		struct vfio_region_dma_range range = { 0, page_size };
 		void *bar, *vaddr;
 		char path[64];
 		int fd;
 
-		TH_LOG("BAR%d", source->bar);
-		bar = bar_source_mmap(source, 0, page_size);
-		ASSERT_TRUE(source_try_write(source, bar, 0x5ec2e7));
+		TH_LOG("BAR%d", target->bar);
+		bar = mmap_target_map(target, 0, page_size);
+		ASSERT_TRUE(target_try_write(target, bar, 0x5ec2e7));
 
-		fd = vfio_pci_dmabuf_export(self->device, source->bar, O_RDONLY | O_CLOEXEC,
+		fd = vfio_pci_dmabuf_export(self->device, target->bar, O_RDONLY | O_CLOEXEC,
 					    &range, 1);
 
 		ASSERT_EQ(MAP_FAILED, mmap(NULL, page_size, PROT_WRITE, MAP_SHARED, fd, 0));
@@ -326,13 +318,13 @@ TEST_F(vfio_pci_dmabuf_mmap_test, read_only)
 
 		vaddr = mmap(NULL, page_size, PROT_READ, MAP_SHARED, fd, 0);
 		ASSERT_NE(MAP_FAILED, vaddr);
-		ASSERT_TRUE(source_try_check(source, vaddr, 0x5ec2e7));
+		ASSERT_TRUE(target_try_check(target, vaddr, 0x5ec2e7));
 
 		ASSERT_EQ(-1, mprotect(vaddr, page_size, PROT_READ | PROT_WRITE));
 		ASSERT_EQ(EACCES, errno);
 		ASSERT_EQ(-1, mprotect(vaddr, page_size, PROT_WRITE));
 		ASSERT_EQ(EACCES, errno);
-		ASSERT_TRUE(source_try_check(source, vaddr, 0x5ec2e7));
+		ASSERT_TRUE(target_try_check(target, vaddr, 0x5ec2e7));
 
 		/* It does not get any better by opening it again. */
 		snprintf_assert(path, sizeof(path), "/proc/self/fd/%d", fd);
@@ -345,9 +337,61 @@ TEST_F(vfio_pci_dmabuf_mmap_test, read_only)
 	}
 }
 
+/* Whether a line of an fd's fdinfo is this one */
+static bool fdinfo_has(int fd, const char *expected)
+{
+	char path[64], line[256];
+	bool found = false;
+	FILE *file;
+
+	snprintf_assert(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	file = fopen(path, "r");
+	VFIO_ASSERT_NOT_NULL(file);
+	while (!found && fgets(line, sizeof(line), file))
+		found = !strcmp(line, expected);
+	VFIO_ASSERT_EQ(fclose(file), 0);
+	return found;
+}
+
+/* The device and the BAR, until somebody gives the DMABUF another name */
+TEST_F(vfio_pci_dmabuf_mmap_test, named)
+{
+	struct mmap_target *target;
+
+	for (target = self->targets; target->size; target++) {
+		char fdinfo[64], maps[64];
+		void *vaddr;
+		int fd;
+
+		TH_LOG("BAR%d", target->bar);
+		snprintf_assert(fdinfo, sizeof(fdinfo), "name:\tvfio:%s/BAR%d\n", device_bdf,
+				target->bar);
+		snprintf_assert(maps, sizeof(maps), " /dmabuf:vfio:%s/BAR%d\n", device_bdf,
+				target->bar);
+
+		fd = vfio_pci_dmabuf_export_range(self->device, target->bar, 0, self->page_size);
+		vaddr = mmap(NULL, self->page_size, PROT_READ, MAP_SHARED, fd, 0);
+		ASSERT_NE(MAP_FAILED, vaddr);
+		ASSERT_TRUE(fdinfo_has(fd, fdinfo));
+		ASSERT_TRUE(proc_maps_has(vaddr, maps));
+
+		ASSERT_EQ(0, ioctl(fd, DMA_BUF_SET_NAME, "doorbells"));
+		ASSERT_FALSE(fdinfo_has(fd, fdinfo));
+		ASSERT_TRUE(fdinfo_has(fd, "name:\tdoorbells\n"));
+		ASSERT_TRUE(proc_maps_has(vaddr, " /dmabuf:doorbells\n"));
+		ASSERT_EQ(0, munmap(vaddr, self->page_size));
+		ASSERT_EQ(0, close(fd));
+
+		/* That was the name of this one only. */
+		fd = vfio_pci_dmabuf_export_range(self->device, target->bar, 0, self->page_size);
+		ASSERT_TRUE(fdinfo_has(fd, fdinfo));
+		ASSERT_EQ(0, close(fd));
+	}
+}
+
 /* The fd is all it takes, and who has it needs nothing else from there on. */
 struct client_args {
-	struct vfio_pci_bar_word word;
+	struct vfio_pci_scratch scratch;
 	size_t size;
 };
 
@@ -359,53 +403,53 @@ static int map_and_use(int sock, void *arg)
 
 	vaddr = mmap(NULL, args->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	VFIO_ASSERT_NE(vaddr, MAP_FAILED);
-	vaddr += args->word.offset;
+	vaddr += args->scratch.offset;
 
-	VFIO_ASSERT_TRUE(bar_word_try_check(&args->word, vaddr, 0x0f0f0f0f));
-	VFIO_ASSERT_TRUE(bar_word_try_write(&args->word, vaddr, 0xf0f0f0f0));
-	meet(sock);
+	VFIO_ASSERT_TRUE(scratch_try_check(&args->scratch, vaddr, 0x0f0f0f0f));
+	VFIO_ASSERT_TRUE(scratch_try_write(&args->scratch, vaddr, 0xf0f0f0f0));
+	client_sync(sock);
 
 	/* The owner has closed its fd. Neither is this one needed. */
-	meet(sock);
+	client_sync(sock);
 	VFIO_ASSERT_EQ(close(fd), 0);
-	VFIO_ASSERT_TRUE(bar_word_try_check(&args->word, vaddr, 0xf0f0f0f0));
-	VFIO_ASSERT_TRUE(bar_word_try_write(&args->word, vaddr, 0x12ff21ff));
+	VFIO_ASSERT_TRUE(scratch_try_check(&args->scratch, vaddr, 0xf0f0f0f0));
+	VFIO_ASSERT_TRUE(scratch_try_write(&args->scratch, vaddr, 0x12ff21ff));
 	return 0;
 }
 
 TEST_F(vfio_pci_dmabuf_mmap_test, client)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
+	for (target = self->targets; target->size; target++) {
 		struct client (* const start[])(int (*main)(int sock, void *arg), void *arg) = {
 			client_start,
 			client_start_unprivileged,
 		};
 		struct client_args args = {
-			.word = source->word,
+			.scratch = target->scratch,
 			.size = self->page_size,
 		};
 		struct client client;
 		void *bar;
 		int i, fd;
 
-		TH_LOG("BAR%d", source->bar);
+		TH_LOG("BAR%d", target->bar);
 		for (i = 0; i < ARRAY_SIZE(start); i++) {
 			client = start[i](map_and_use, &args);
 
-			bar = bar_source_mmap(source, 0, self->page_size);
-			ASSERT_TRUE(source_try_write(source, bar, 0x0f0f0f0f));
+			bar = mmap_target_map(target, 0, self->page_size);
+			ASSERT_TRUE(target_try_write(target, bar, 0x0f0f0f0f));
 
-			fd = vfio_pci_dmabuf_export_range(self->device, source->bar, 0, args.size);
+			fd = vfio_pci_dmabuf_export_range(self->device, target->bar, 0, args.size);
 			send_fd(client.sock, fd);
-			meet(client.sock);
-			ASSERT_TRUE(source_try_check(source, bar, 0xf0f0f0f0));
+			client_sync(client.sock);
+			ASSERT_TRUE(target_try_check(target, bar, 0xf0f0f0f0));
 
 			ASSERT_EQ(0, close(fd));
-			meet(client.sock);
+			client_sync(client.sock);
 			ASSERT_EQ(0, client_wait(&client));
-			ASSERT_TRUE(source_try_check(source, bar, 0x12ff21ff));
+			ASSERT_TRUE(target_try_check(target, bar, 0x12ff21ff));
 			ASSERT_EQ(0, munmap(bar, self->page_size));
 		}
 	}

@@ -26,53 +26,48 @@
 static const char *device_bdf;
 
 struct huge_test {
-	struct iommu *iommu;
 	struct vfio_pci_device *device;
-	struct bar_source source;
+	struct mmap_target target;
 };
 
 /* Find a BAR of RAM to map. Returns why there is none, or NULL. */
-static const char *huge_test_setup(struct huge_test *test, bool delegated)
+static const char *huge_test_setup(struct huge_test *test, bool dmabuf)
 {
-	struct bar_source source;
-	int bar;
+	struct mmap_target targets[MAX_MMAP_TARGETS], *target;
+	const char *reason;
 
-	test->iommu = iommu_init(default_iommu_mode);
-	test->device = vfio_pci_device_init(device_bdf, test->iommu);
-	vfio_pci_bar_unmap_all(test->device);
-	vfio_pci_cmd_set(test->device, PCI_COMMAND_MEMORY);
+	test->device = vfio_pci_device_open(device_bdf, default_iommu_mode);
 
 	if (getpagesize() != SZ_4K || access("/sys/kernel/mm/transparent_hugepage", F_OK))
 		return "There are no huge pages, or not of the sizes that this test knows";
 
-	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {
-		if (bar_source_open(&source, test->device, bar, false))
-			continue;
-		if (!source.word.ram || source.size < TEST_SIZE || source.size <= test->source.size)
-			continue;
-		test->source = source;
+	reason = mmap_targets_open(targets, test->device, false);
+	if (reason)
+		return reason;
+	for (target = targets; target->size; target++) {
+		if (target->scratch.ram && target->size > test->target.size)
+			test->target = *target;
 	}
-	if (!test->source.size)
+	if (test->target.size < TEST_SIZE)
 		return "The device has no BAR of RAM that is large enough";
 
-	return bar_source_open(&test->source, test->device, test->source.bar, delegated);
+	return mmap_target_open(&test->target, test->device, test->target.bar, dmabuf);
 }
 
 static void huge_test_teardown(struct huge_test *test)
 {
-	bar_source_close(&test->source);
-	vfio_pci_device_cleanup(test->device);
-	iommu_cleanup(test->iommu);
+	mmap_target_close(&test->target);
+	vfio_pci_device_close(test->device);
 }
 
 /* Map with the address at offset behind a multiple of align. */
-static void *map_aligned(const struct bar_source *source, u64 pos, size_t size,
+static void *map_aligned(const struct mmap_target *target, u64 pos, size_t size,
 			 size_t align, size_t offset)
 {
 	void *vaddr = mmap_reserve(size, align, offset);
 
 	vaddr = mmap(vaddr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-		     source->fd, source->offset + pos);
+		     target->fd, target->offset + pos);
 	VFIO_ASSERT_NE(vaddr, MAP_FAILED);
 	return vaddr;
 }
@@ -108,7 +103,7 @@ static void expect_dumped(struct __test_metadata *_metadata, void *vaddr, ssize_
 /* Each page of the BAR says which one it is. */
 static void tag_pages(struct __test_metadata *_metadata, struct huge_test *test)
 {
-	void *vaddr = map_aligned(&test->source, 0, TEST_SIZE, SZ_2M, 0);
+	void *vaddr = map_aligned(&test->target, 0, TEST_SIZE, SZ_2M, 0);
 	size_t pos;
 
 	for (pos = 0; pos < TEST_SIZE; pos += SZ_4K)
@@ -133,20 +128,20 @@ FIXTURE(vfio_pci_huge_mmap_test) {
 };
 
 FIXTURE_VARIANT(vfio_pci_huge_mmap_test) {
-	bool delegated;
+	bool dmabuf;
 };
 
 FIXTURE_VARIANT_ADD(vfio_pci_huge_mmap_test, bar) {
-	.delegated = false,
+	.dmabuf = false,
 };
 
 FIXTURE_VARIANT_ADD(vfio_pci_huge_mmap_test, dmabuf) {
-	.delegated = true,
+	.dmabuf = true,
 };
 
 FIXTURE_SETUP(vfio_pci_huge_mmap_test)
 {
-	const char *reason = huge_test_setup(&self->test, variant->delegated);
+	const char *reason = huge_test_setup(&self->test, variant->dmabuf);
 
 	if (reason)
 		SKIP(return, "%s", reason);
@@ -159,13 +154,13 @@ FIXTURE_TEARDOWN(vfio_pci_huge_mmap_test)
 
 TEST_F(vfio_pci_huge_mmap_test, pud)
 {
-	struct bar_source *source = &self->test.source;
+	struct mmap_target *target = &self->test.target;
 	void *vaddr;
 
-	if (source->size < SZ_1G)
+	if (target->size < SZ_1G)
 		SKIP(return, "The BAR is too small");
 
-	vaddr = map_aligned(source, 0, SZ_1G, SZ_1G, 0);
+	vaddr = map_aligned(target, 0, SZ_1G, SZ_1G, 0);
 	expect_one_entry(_metadata, vaddr, SZ_1G);
 	expect_dumped(_metadata, vaddr + SZ_512M, SZ_1G);
 	ASSERT_EQ(0, munmap(vaddr, SZ_1G));
@@ -173,8 +168,8 @@ TEST_F(vfio_pci_huge_mmap_test, pud)
 
 TEST_F(vfio_pci_huge_mmap_test, pmd)
 {
-	struct bar_source *source = &self->test.source;
-	void *vaddr = map_aligned(source, 0, TEST_SIZE, SZ_2M, 0);
+	struct mmap_target *target = &self->test.target;
+	void *vaddr = map_aligned(target, 0, TEST_SIZE, SZ_2M, 0);
 	size_t pos;
 
 	for (pos = 0; pos < TEST_SIZE; pos += SZ_2M)
@@ -185,13 +180,13 @@ TEST_F(vfio_pci_huge_mmap_test, pmd)
 /* A PUD would fit into the memory, but not into the mapping. */
 TEST_F(vfio_pci_huge_mmap_test, pmd_at_the_edge)
 {
-	struct bar_source *source = &self->test.source;
+	struct mmap_target *target = &self->test.target;
 	void *vaddr;
 
-	if (source->size < SZ_1G)
+	if (target->size < SZ_1G)
 		SKIP(return, "The BAR is too small");
 
-	vaddr = map_aligned(source, 0, SZ_1G - SZ_4K, SZ_1G, 0);
+	vaddr = map_aligned(target, 0, SZ_1G - SZ_4K, SZ_1G, 0);
 	expect_one_entry(_metadata, vaddr, SZ_2M);
 	expect_one_entry(_metadata, vaddr + SZ_512M, SZ_2M);
 	expect_small_entries(_metadata, vaddr + SZ_1G - SZ_2M, SZ_2M - SZ_4K);
@@ -201,17 +196,17 @@ TEST_F(vfio_pci_huge_mmap_test, pmd_at_the_edge)
 /* Nothing but small pages fits where address and memory differ in alignment. */
 TEST_F(vfio_pci_huge_mmap_test, misaligned)
 {
-	struct bar_source *source = &self->test.source;
+	struct mmap_target *target = &self->test.target;
 	void *vaddr;
 
 	tag_pages(_metadata, &self->test);
 
-	vaddr = map_aligned(source, 0, SZ_4M, SZ_2M, SZ_4K);
+	vaddr = map_aligned(target, 0, SZ_4M, SZ_2M, SZ_4K);
 	expect_small_entries(_metadata, vaddr, SZ_4M);
 	expect_tags(_metadata, vaddr, 0, SZ_4M);
 	ASSERT_EQ(0, munmap(vaddr, SZ_4M));
 
-	vaddr = map_aligned(source, SZ_4K, SZ_4M, SZ_2M, 0);
+	vaddr = map_aligned(target, SZ_4K, SZ_4M, SZ_2M, 0);
 	expect_small_entries(_metadata, vaddr, SZ_4M);
 	expect_tags(_metadata, vaddr, SZ_4K, SZ_4M);
 	ASSERT_EQ(0, munmap(vaddr, SZ_4M));
@@ -220,12 +215,12 @@ TEST_F(vfio_pci_huge_mmap_test, misaligned)
 /* From the middle of one page to the middle of another: as large as can be */
 TEST_F(vfio_pci_huge_mmap_test, middle)
 {
-	struct bar_source *source = &self->test.source;
+	struct mmap_target *target = &self->test.target;
 	void *vaddr;
 
 	tag_pages(_metadata, &self->test);
 
-	vaddr = map_aligned(source, SZ_1M, SZ_4M, SZ_2M, SZ_1M);
+	vaddr = map_aligned(target, SZ_1M, SZ_4M, SZ_2M, SZ_1M);
 	expect_small_entries(_metadata, vaddr, SZ_1M);
 	expect_one_entry(_metadata, vaddr + SZ_1M, SZ_2M);
 	expect_small_entries(_metadata, vaddr + SZ_1M + SZ_2M, SZ_1M);
@@ -236,12 +231,12 @@ TEST_F(vfio_pci_huge_mmap_test, middle)
 /* What is cut loses its huge page, what is not does not. */
 TEST_F(vfio_pci_huge_mmap_test, partial_munmap)
 {
-	struct bar_source *source = &self->test.source;
+	struct mmap_target *target = &self->test.target;
 	void *vaddr;
 
 	tag_pages(_metadata, &self->test);
 
-	vaddr = map_aligned(source, 0, SZ_4M, SZ_2M, 0);
+	vaddr = map_aligned(target, 0, SZ_4M, SZ_2M, 0);
 	expect_one_entry(_metadata, vaddr, SZ_2M);
 	expect_one_entry(_metadata, vaddr + SZ_2M, SZ_2M);
 
@@ -265,15 +260,15 @@ TEST_F(vfio_pci_huge_mmap_test, partial_munmap)
 
 TEST_F(vfio_pci_huge_mmap_test, partial_munmap_of_pud)
 {
-	struct bar_source *source = &self->test.source;
+	struct mmap_target *target = &self->test.target;
 	void *vaddr;
 
-	if (source->size < SZ_1G)
+	if (target->size < SZ_1G)
 		SKIP(return, "The BAR is too small");
 
 	tag_pages(_metadata, &self->test);
 
-	vaddr = map_aligned(source, 0, SZ_1G, SZ_1G, 0);
+	vaddr = map_aligned(target, 0, SZ_1G, SZ_1G, 0);
 	expect_one_entry(_metadata, vaddr, SZ_1G);
 
 	ASSERT_EQ(0, munmap(vaddr, SZ_4K));
@@ -303,13 +298,13 @@ static void move_pud(struct __test_metadata *_metadata, struct huge_test *test, 
 {
 	void *old, *new;
 
-	if (test->source.size < SZ_1G)
+	if (test->target.size < SZ_1G)
 		SKIP(return, "The BAR is too small");
 
 	tag_pages(_metadata, test);
 
 	new = mmap_reserve(SZ_1G, SZ_1G, 0);
-	old = map_aligned(&test->source, 0, SZ_1G, SZ_1G, 0);
+	old = map_aligned(&test->target, 0, SZ_1G, SZ_1G, 0);
 	expect_one_entry(_metadata, old, SZ_1G);
 	ASSERT_FALSE(is_unmapped(old));
 
@@ -373,9 +368,9 @@ static int count_reachable(const struct disable_race *race, void *vaddr)
 static void disable_race_begin(const struct disable_race *race, int sock)
 {
 	/* The memory is enabled. */
-	meet(sock);
+	client_sync(sock);
 	VFIO_ASSERT_EQ(count_reachable(race, race->vaddr), race->size / SZ_2M);
-	meet(sock);
+	client_sync(sock);
 }
 
 static int fork_main(int sock, void *arg)
@@ -399,14 +394,14 @@ static int fork_main(int sock, void *arg)
 		}
 
 		/* The memory is disabled. */
-		meet(sock);
+		client_sync(sock);
 		race->in_parent += count_reachable(race, race->vaddr);
 		VFIO_ASSERT_EQ(close(fds[0]), 0);
 		VFIO_ASSERT_EQ(close(fds[1]), 0);
 		VFIO_ASSERT_EQ(waitpid(pid, &status, 0), pid);
 		VFIO_ASSERT_TRUE(WIFEXITED(status));
 		race->in_child += WEXITSTATUS(status);
-		meet(sock);
+		client_sync(sock);
 	}
 	return 0;
 }
@@ -425,7 +420,7 @@ static int mremap_main(int sock, void *arg)
 		VFIO_ASSERT_EQ(vaddr, race->new_vaddr);
 
 		/* The memory is disabled. */
-		meet(sock);
+		client_sync(sock);
 		race->at_new += count_reachable(race, race->new_vaddr);
 		race->at_old += !is_unmapped(race->vaddr);
 
@@ -435,7 +430,7 @@ static int mremap_main(int sock, void *arg)
 		VFIO_ASSERT_EQ(vaddr, race->vaddr);
 		race->vaddr = race->new_vaddr;
 		race->new_vaddr = vaddr;
-		meet(sock);
+		client_sync(sock);
 	}
 	return 0;
 }
@@ -452,7 +447,7 @@ static void disable_race(struct __test_metadata *_metadata, struct huge_test *te
 	ASSERT_NE(MAP_FAILED, race);
 	race->size = size;
 	race->new_vaddr = mmap_reserve(size, SZ_2M, 0);
-	race->vaddr = map_aligned(&test->source, 0, size, SZ_2M, 0);
+	race->vaddr = map_aligned(&test->target, 0, size, SZ_2M, 0);
 
 	/* It has a copy of the mapping, which is to be the only one. */
 	client = client_start(main, race);
@@ -462,14 +457,14 @@ static void disable_race(struct __test_metadata *_metadata, struct huge_test *te
 	for (round = 0; round < DISABLE_RACE_ROUNDS; round++) {
 		int delay = round % NR_DELAYS;
 
-		meet(client.sock);
-		meet(client.sock);
+		client_sync(client.sock);
+		client_sync(client.sock);
 		if (delay)
 			usleep(1U << (delay - 1));
-		vfio_pci_memory_decode.take(test->device);
-		meet(client.sock);
-		meet(client.sock);
-		vfio_pci_memory_decode.give(test->device);
+		vfio_pci_memory_decode.disable(test->device);
+		client_sync(client.sock);
+		client_sync(client.sock);
+		vfio_pci_memory_decode.enable(test->device);
 	}
 	ASSERT_EQ(0, client_wait(&client));
 
@@ -494,9 +489,9 @@ TEST_F(vfio_pci_huge_mmap_test, mremap_during_disable)
 /* A huge page is gone as well when the memory is, and back again. */
 TEST_F(vfio_pci_huge_mmap_test, memory_state)
 {
-	struct bar_source *source = &self->test.source;
-	size_t size = source->size < SZ_1G ? SZ_2M : SZ_1G;
-	void *vaddr = map_aligned(source, 0, size, size, 0);
+	struct mmap_target *target = &self->test.target;
+	size_t size = target->size < SZ_1G ? SZ_2M : SZ_1G;
+	void *vaddr = map_aligned(target, 0, size, size, 0);
 
 	expect_one_entry(_metadata, vaddr, size);
 	vfio_pci_cmd_clear(self->test.device, PCI_COMMAND_MEMORY);
@@ -529,13 +524,13 @@ FIXTURE_TEARDOWN(vfio_pci_huge_ranges_test)
 static void *map_ranges(struct huge_test *test, const struct vfio_region_dma_range *ranges,
 			int nr_ranges, size_t size)
 {
-	struct bar_source source = test->source;
+	struct mmap_target target = test->target;
 	void *vaddr;
 
-	source.fd = vfio_pci_dmabuf_export(test->device, source.bar, O_RDWR | O_CLOEXEC,
+	target.fd = vfio_pci_dmabuf_export(test->device, target.bar, O_RDWR | O_CLOEXEC,
 					   ranges, nr_ranges);
-	vaddr = map_aligned(&source, 0, size, SZ_2M, 0);
-	VFIO_ASSERT_EQ(close(source.fd), 0);
+	vaddr = map_aligned(&target, 0, size, SZ_2M, 0);
+	VFIO_ASSERT_EQ(close(target.fd), 0);
 	return vaddr;
 }
 

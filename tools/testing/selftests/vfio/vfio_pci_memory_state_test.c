@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * When the memory of a device goes away, no mapping of it is left, and when the
- * memory is back, so are the mappings: of each BAR, made through the device's fd
- * or through a DMABUF, before or meanwhile.
+ * When the memory of a device is disabled, the mappings of it are revoked, and
+ * when it is enabled again they are restored: of each BAR, made through the
+ * device's fd or through a DMABUF, before or meanwhile.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <sys/mman.h>
@@ -24,14 +27,13 @@
 static const char *device_bdf;
 
 struct mapping {
-	struct bar_source source;
+	struct mmap_target target;
 	void *vaddr;
 };
 
 struct state {
-	struct iommu *iommu;
 	struct vfio_pci_device *device;
-	struct bar_source sources[MAX_BAR_SOURCES];
+	struct mmap_target targets[MAX_MMAP_TARGETS];
 	/* One of each, and one at the end that has no vaddr */
 	struct mapping mappings[PCI_STD_NUM_BARS + 1];
 	size_t page_size;
@@ -39,28 +41,25 @@ struct state {
 
 /* Map each BAR. Returns why the test cannot be done, or NULL. */
 static const char *state_setup(struct state *state, const char *iommu_mode,
-			       const struct vfio_pci_memory_event *event, bool delegated)
+			       const struct vfio_pci_memory_event *event, bool dmabuf)
 {
 	struct mapping *mapping = state->mappings;
-	struct bar_source *source;
+	struct mmap_target *target;
 	const char *reason;
 
 	state->page_size = getpagesize();
-	state->iommu = iommu_init(iommu_mode);
-	state->device = vfio_pci_device_init(device_bdf, state->iommu);
-	vfio_pci_bar_unmap_all(state->device);
-	vfio_pci_cmd_set(state->device, PCI_COMMAND_MEMORY);
+	state->device = vfio_pci_device_open(device_bdf, iommu_mode);
 
-	reason = event->missing(state->device);
+	reason = event->unsupported(state->device);
 	if (reason)
 		return reason;
-	reason = bar_sources_open(state->sources, state->device, delegated);
+	reason = mmap_targets_open(state->targets, state->device, dmabuf);
 	if (reason)
 		return reason;
 
-	for (source = state->sources; source->size; source++) {
-		mapping->source = *source;
-		mapping->vaddr = bar_source_mmap(source, 0, source->size);
+	for (target = state->targets; target->size; target++) {
+		mapping->target = *target;
+		mapping->vaddr = mmap_target_map(target, 0, target->size);
 		mapping++;
 	}
 	return NULL;
@@ -71,29 +70,26 @@ static void state_teardown(struct state *state)
 	struct mapping *mapping;
 
 	for (mapping = state->mappings; mapping->vaddr; mapping++)
-		VFIO_ASSERT_EQ(munmap(mapping->vaddr, mapping->source.size), 0);
-	bar_sources_close(state->sources);
-	vfio_pci_device_cleanup(state->device);
-	iommu_cleanup(state->iommu);
+		VFIO_ASSERT_EQ(munmap(mapping->vaddr, mapping->target.size), 0);
+	mmap_targets_close(state->targets);
+	vfio_pci_device_close(state->device);
 }
 
-static bool is_there(const struct mapping *mapping, u32 value)
+static bool is_reachable(const struct mapping *mapping, u32 value)
 {
-	const struct vfio_pci_bar_word *word = &mapping->source.word;
-	void *vaddr = mapping->vaddr + word->offset;
-	void *last = mapping->vaddr + mapping->source.size - sizeof(u32);
+	void *last = mapping->vaddr + mapping->target.size - sizeof(u32);
 
-	return bar_word_try_write(word, vaddr, value) &&
-	       bar_word_try_check(word, vaddr, value) &&
+	return target_try_write(&mapping->target, mapping->vaddr, value) &&
+	       target_try_check(&mapping->target, mapping->vaddr, value) &&
 	       mmio_try_touch(last);
 }
 
-static bool is_gone(const struct mapping *mapping)
+static bool is_unreachable(const struct mapping *mapping)
 {
-	void *last = mapping->vaddr + mapping->source.size - sizeof(u32);
+	void *last = mapping->vaddr + mapping->target.size - sizeof(u32);
 
-	return !mmio_try_touch(mapping->vaddr + mapping->source.word.offset) &&
-	       !mmio_try_write(mapping->vaddr + mapping->source.word.offset, 0) &&
+	return !mmio_try_touch(mapping->vaddr + mapping->target.scratch.offset) &&
+	       !mmio_try_write(mapping->vaddr + mapping->target.scratch.offset, 0) &&
 	       !mmio_try_touch(last);
 }
 
@@ -105,28 +101,28 @@ static void mappings_die_and_return(struct __test_metadata *_metadata, struct st
 
 	for (round = 0; round < 2; round++) {
 		for (mapping = state->mappings; mapping->vaddr; mapping++) {
-			size_t last = mapping->source.size - state->page_size;
+			size_t last = mapping->target.size - state->page_size;
 
-			ASSERT_TRUE(is_there(mapping, 0x12345678 + round));
+			ASSERT_TRUE(is_reachable(mapping, 0x12345678 + round));
 			ASSERT_EQ(0, mmio_count_faults(mapping->vaddr, 1, 1));
 			ASSERT_EQ(0, mmio_count_faults(mapping->vaddr + last, 1, 1));
 		}
 
-		event->take(state->device);
-		if (event->give) {
+		event->disable(state->device);
+		if (event->enable) {
 			for (mapping = state->mappings; mapping->vaddr; mapping++) {
-				ASSERT_TRUE(is_gone(mapping))
-					TH_LOG("BAR%d", mapping->source.bar);
+				ASSERT_TRUE(is_unreachable(mapping))
+					TH_LOG("BAR%d", mapping->target.bar);
 			}
-			event->give(state->device);
+			event->enable(state->device);
 		}
 
 		/* The old page table entries did not survive either. */
 		for (mapping = state->mappings; mapping->vaddr; mapping++) {
 			ASSERT_EQ(1, mmio_count_faults(mapping->vaddr, 1, 1))
-				TH_LOG("BAR%d", mapping->source.bar);
-			ASSERT_TRUE(is_there(mapping, 0x87654321 + round))
-				TH_LOG("BAR%d", mapping->source.bar);
+				TH_LOG("BAR%d", mapping->target.bar);
+			ASSERT_TRUE(is_reachable(mapping, 0x87654321 + round))
+				TH_LOG("BAR%d", mapping->target.bar);
 		}
 	}
 }
@@ -137,11 +133,11 @@ static void moved_and_split(struct __test_metadata *_metadata, struct state *sta
 {
 	struct mapping *mapping;
 
-	if (bar_sources_largest(state->sources) < 3 * state->page_size)
+	if (mmap_targets_max_size(state->targets) < 3 * state->page_size)
 		SKIP(return, "No BAR has 3 pages");
 
 	for (mapping = state->mappings; mapping->vaddr; mapping++) {
-		size_t size = mapping->source.size, last = size - state->page_size;
+		size_t size = mapping->target.size, last = size - state->page_size;
 		void *to;
 
 		if (size < 3 * state->page_size)
@@ -151,21 +147,21 @@ static void moved_and_split(struct __test_metadata *_metadata, struct state *sta
 		ASSERT_EQ(to, mremap(mapping->vaddr, size, size,
 				     MREMAP_MAYMOVE | MREMAP_FIXED, to));
 		mapping->vaddr = to;
-		ASSERT_TRUE(is_there(mapping, 0x01010101));
+		ASSERT_TRUE(is_reachable(mapping, 0x01010101));
 		ASSERT_EQ(0, munmap(to + state->page_size, state->page_size));
 
-		event->take(state->device);
-		if (event->give) {
-			ASSERT_TRUE(is_gone(mapping));
-			event->give(state->device);
+		event->disable(state->device);
+		if (event->enable) {
+			ASSERT_TRUE(is_unreachable(mapping));
+			event->enable(state->device);
 		}
 		ASSERT_EQ(1, mmio_count_faults(to, 1, 1));
 		ASSERT_EQ(1, mmio_count_faults(to + last, 1, 1));
-		ASSERT_TRUE(is_there(mapping, 0x02020202));
+		ASSERT_TRUE(is_reachable(mapping, 0x02020202));
 	}
 }
 
-/* The memory is away until something gives it back. */
+/* The memory is disabled until something enables it. */
 FIXTURE(vfio_pci_memory_away_test) {
 	struct state state;
 };
@@ -173,11 +169,11 @@ FIXTURE(vfio_pci_memory_away_test) {
 FIXTURE_VARIANT(vfio_pci_memory_away_test) {
 	const struct vfio_pci_memory_event *event;
 	const char *iommu_mode;
-	bool delegated;
+	bool dmabuf;
 };
 
 /*
- * What takes the memory away does not know how the device was opened. A hot reset
+ * What disables the memory does not know how the device was opened. A hot reset
  * does, and of the others one each is enough.
  */
 #define AWAY(_variant) FIXTURE_VARIANT_ADD(vfio_pci_memory_away_test, _variant)
@@ -185,15 +181,17 @@ FIXTURE_VARIANT(vfio_pci_memory_away_test) {
 AWAY(bar_memory_decode_group) { &vfio_pci_memory_decode, MODE_VFIO_TYPE1V2_IOMMU, false };
 AWAY(bar_memory_decode_iommufd) { &vfio_pci_memory_decode, MODE_IOMMUFD, false };
 AWAY(bar_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, false };
+AWAY(bar_external_reset_iommufd) { &vfio_pci_external_reset, MODE_IOMMUFD, false };
 AWAY(bar_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, false };
 AWAY(dmabuf_memory_decode_iommufd) { &vfio_pci_memory_decode, MODE_IOMMUFD, true };
 AWAY(dmabuf_d3hot_iommufd) { &vfio_pci_d3hot, MODE_IOMMUFD, true };
+AWAY(dmabuf_external_reset_iommufd) { &vfio_pci_external_reset, MODE_IOMMUFD, true };
 AWAY(dmabuf_low_power_iommufd) { &vfio_pci_low_power, MODE_IOMMUFD, true };
 
 FIXTURE_SETUP(vfio_pci_memory_away_test)
 {
 	const char *reason = state_setup(&self->state, variant->iommu_mode, variant->event,
-					 variant->delegated);
+					 variant->dmabuf);
 
 	if (reason)
 		SKIP(return, "%s", reason);
@@ -214,7 +212,7 @@ TEST_F(vfio_pci_memory_away_test, moved_and_split)
 	moved_and_split(_metadata, &self->state, variant->event);
 }
 
-/* What is mapped while the memory is away is no exception, but no error. */
+/* What is mapped while the memory is disabled is no exception, but no error. */
 TEST_F(vfio_pci_memory_away_test, map_meanwhile)
 {
 	const struct vfio_pci_memory_event *event = variant->event;
@@ -222,22 +220,22 @@ TEST_F(vfio_pci_memory_away_test, map_meanwhile)
 	struct mapping *old, late;
 
 	for (old = state->mappings; old->vaddr; old++) {
-		event->take(state->device);
-		ASSERT_EQ(NULL, bar_source_open(&late.source, state->device, old->source.bar,
-						variant->delegated));
-		late.vaddr = bar_source_mmap(&late.source, 0, late.source.size);
-		ASSERT_TRUE(is_gone(&late));
-		ASSERT_TRUE(is_gone(old));
+		event->disable(state->device);
+		ASSERT_EQ(NULL, mmap_target_open(&late.target, state->device, old->target.bar,
+						 variant->dmabuf));
+		late.vaddr = mmap_target_map(&late.target, 0, late.target.size);
+		ASSERT_TRUE(is_unreachable(&late));
+		ASSERT_TRUE(is_unreachable(old));
 
-		event->give(state->device);
-		ASSERT_TRUE(is_there(&late, 0x1a7e1a7e));
-		ASSERT_TRUE(is_there(old, 0x01d01d01));
-		ASSERT_EQ(0, munmap(late.vaddr, late.source.size));
-		bar_source_close(&late.source);
+		event->enable(state->device);
+		ASSERT_TRUE(is_reachable(&late, 0x1a7e1a7e));
+		ASSERT_TRUE(is_reachable(old, 0x01d01d01));
+		ASSERT_EQ(0, munmap(late.vaddr, late.target.size));
+		mmap_target_close(&late.target);
 	}
 }
 
-/* The memory is away only for a while. */
+/* The memory is disabled only for a while. */
 FIXTURE(vfio_pci_reset_test) {
 	struct state state;
 };
@@ -245,7 +243,7 @@ FIXTURE(vfio_pci_reset_test) {
 FIXTURE_VARIANT(vfio_pci_reset_test) {
 	const struct vfio_pci_memory_event *event;
 	const char *iommu_mode;
-	bool delegated;
+	bool dmabuf;
 };
 
 #define RESET(_variant) FIXTURE_VARIANT_ADD(vfio_pci_reset_test, _variant)
@@ -262,7 +260,7 @@ RESET(dmabuf_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, true };
 FIXTURE_SETUP(vfio_pci_reset_test)
 {
 	const char *reason = state_setup(&self->state, variant->iommu_mode, variant->event,
-					 variant->delegated);
+					 variant->dmabuf);
 
 	if (reason)
 		SKIP(return, "%s", reason);
@@ -286,6 +284,7 @@ TEST_F(vfio_pci_reset_test, moved_and_split)
 /* Touch a mapping until it is told to stop, and count what went wrong. */
 struct toucher {
 	const struct mapping *mapping;
+	pid_t tid;
 	u64 touched;
 	u64 sigbus;
 	bool stop;
@@ -295,6 +294,7 @@ static void *touch(void *arg)
 {
 	struct toucher *toucher = arg;
 
+	toucher->tid = gettid();
 	do {
 		if (!mmio_try_touch(toucher->mapping->vaddr))
 			toucher->sigbus++;
@@ -306,7 +306,7 @@ static void *touch(void *arg)
 
 /*
  * A guest may reset a device with one CPU and look at it with another. While
- * the memory is away for a reset only, whoever touches it has to wait.
+ * the memory is disabled for a reset only, whoever touches it has to wait.
  */
 TEST_F(vfio_pci_reset_test, touched_while_reset)
 {
@@ -326,18 +326,135 @@ TEST_F(vfio_pci_reset_test, touched_while_reset)
 			before = READ_ONCE(toucher.touched);
 			while (READ_ONCE(toucher.touched) == before)
 				sched_yield();
-			variant->event->take(state->device);
+			variant->event->disable(state->device);
 		}
 		WRITE_ONCE(toucher.stop, true);
 		ASSERT_EQ(0, pthread_join(thread, NULL));
-		ASSERT_EQ(0, toucher.sigbus) TH_LOG("BAR%d", mapping->source.bar);
-		ASSERT_TRUE(is_there(mapping, 0x70c4ed));
+		ASSERT_EQ(0, toucher.sigbus) TH_LOG("BAR%d", mapping->target.bar);
+		ASSERT_TRUE(is_reachable(mapping, 0x70c4ed));
 	}
+}
+
+/* How often this thread has gone to sleep */
+static long nr_sleeps(void)
+{
+	struct rusage usage;
+
+	VFIO_ASSERT_EQ(getrusage(RUSAGE_THREAD, &usage), 0);
+	return usage.ru_nvcsw;
+}
+
+/* Send a signal to a thread each time it sleeps during a reset. */
+struct signaller {
+	pid_t tid;
+	bool resetting;
+	bool stop;
+};
+
+/* How many of these signals were handled */
+static u64 nr_signals;
+
+static void count_signal(int sig)
+{
+	WRITE_ONCE(nr_signals, nr_signals + 1);
+}
+
+static bool thread_sleeps(int stat_fd)
+{
+	char stat[512] = {}, *state;
+
+	VFIO_ASSERT_GT(pread(stat_fd, stat, sizeof(stat) - 1, 0), 0);
+	/* "TID (NAME) STATE ..." */
+	state = strrchr(stat, ')');
+	VFIO_ASSERT_NOT_NULL(state);
+	return state[2] == 'S' || state[2] == 'D';
+}
+
+static void *send_signals(void *arg)
+{
+	struct signaller *signaller = arg;
+	char path[64];
+	u64 before;
+	int fd;
+
+	snprintf_assert(path, sizeof(path), "/proc/self/task/%d/stat", signaller->tid);
+	fd = open(path, O_RDONLY);
+	VFIO_ASSERT_GE(fd, 0);
+
+	while (!READ_ONCE(signaller->stop)) {
+		if (READ_ONCE(signaller->resetting) && thread_sleeps(fd)) {
+			before = READ_ONCE(nr_signals);
+			VFIO_ASSERT_EQ(tgkill(getpid(), signaller->tid, SIGUSR1), 0);
+			while (READ_ONCE(nr_signals) == before)
+				usleep(100);
+		}
+		usleep(100);
+	}
+	VFIO_ASSERT_EQ(close(fd), 0);
+	return NULL;
+}
+
+/*
+ * Signals are how a VMM gets hold of the thread of a vCPU, and one that waits for
+ * the end of a reset in a page fault has to handle them, and then waits again. So
+ * during one reset it gets many. If it handled them only after the reset it would
+ * get one, as it would not sleep any more.
+ */
+#define MIN_SIGNALS 5
+
+TEST_F(vfio_pci_reset_test, fault_is_interruptible)
+{
+	const char *reason = vfio_pci_no_dmabuf_mmap(self->state.device);
+	struct sigaction action = {
+		.sa_handler = count_signal,
+	};
+	struct toucher toucher = {
+		.mapping = &self->state.mappings[0],
+	};
+	struct signaller signaller = {};
+	pthread_t touching, sending;
+	u64 signals = 0;
+	long sleeps;
+	int try;
+
+	/* This came with the mappings of DMABUFs. */
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	ASSERT_EQ(0, sigaction(SIGUSR1, &action, NULL));
+	ASSERT_EQ(0, pthread_create(&touching, NULL, touch, &toucher));
+	while (!READ_ONCE(toucher.touched))
+		sched_yield();
+	signaller.tid = toucher.tid;
+	ASSERT_EQ(0, pthread_create(&sending, NULL, send_signals, &signaller));
+
+	for (try = 0; try < 10 && signals < MIN_SIGNALS; try++) {
+		u64 before = READ_ONCE(nr_signals);
+
+		sleeps = nr_sleeps();
+		WRITE_ONCE(signaller.resetting, true);
+		variant->event->disable(self->state.device);
+		WRITE_ONCE(signaller.resetting, false);
+		sleeps = nr_sleeps() - sleeps;
+		signals = READ_ONCE(nr_signals) - before;
+		TH_LOG("%lu signals while the reset slept %ld times", signals, sleeps);
+		if (!sleeps)
+			break;
+	}
+
+	WRITE_ONCE(signaller.stop, true);
+	ASSERT_EQ(0, pthread_join(sending, NULL));
+	WRITE_ONCE(toucher.stop, true);
+	ASSERT_EQ(0, pthread_join(touching, NULL));
+	ASSERT_EQ(0, toucher.sigbus);
+	if (!sleeps)
+		SKIP(return, "The reset does not sleep");
+	ASSERT_LE(MIN_SIGNALS, signals);
 }
 
 /* Map and unmap until told to stop, and count what was done during a reset. */
 struct mapper {
-	const struct bar_source *source;
+	const struct mmap_target *target;
 	u64 rounds;
 	u64 rounds_in_reset;
 	bool resetting;
@@ -353,22 +470,13 @@ static void *map_and_unmap(void *arg)
 
 	while (!READ_ONCE(mapper->stop)) {
 		resetting = READ_ONCE(mapper->resetting);
-		vaddr = bar_source_mmap(mapper->source, 0, page_size);
+		vaddr = mmap_target_map(mapper->target, 0, page_size);
 		VFIO_ASSERT_EQ(munmap(vaddr, page_size), 0);
 		if (resetting && READ_ONCE(mapper->resetting))
 			mapper->rounds_in_reset++;
 		WRITE_ONCE(mapper->rounds, mapper->rounds + 1);
 	}
 	return NULL;
-}
-
-/* How often this thread has gone to sleep */
-static long nr_sleeps(void)
-{
-	struct rusage usage;
-
-	VFIO_ASSERT_EQ(getrusage(RUSAGE_THREAD, &usage), 0);
-	return usage.ru_nvcsw;
 }
 
 /*
@@ -382,7 +490,7 @@ TEST_F(vfio_pci_reset_test, mmap_does_not_wait)
 	struct sched_param fifo = { .sched_priority = 1 };
 	struct sched_param other = {};
 	struct mapper mapper = {
-		.source = &self->state.mappings[0].source,
+		.target = &self->state.mappings[0].target,
 	};
 	pthread_t thread;
 	cpu_set_t cpus;
@@ -405,7 +513,7 @@ TEST_F(vfio_pci_reset_test, mmap_does_not_wait)
 		before = READ_ONCE(mapper.rounds_in_reset);
 		sleeps = nr_sleeps();
 		WRITE_ONCE(mapper.resetting, true);
-		variant->event->take(self->state.device);
+		variant->event->disable(self->state.device);
 		WRITE_ONCE(mapper.resetting, false);
 		sleeps = nr_sleeps() - sleeps;
 		rounds = READ_ONCE(mapper.rounds_in_reset) - before;
@@ -422,7 +530,7 @@ TEST_F(vfio_pci_reset_test, mmap_does_not_wait)
 	ASSERT_LE(2, rounds);
 }
 
-/* Memory decode and something else: the end of one is not enough. */
+/* Memory decode is disabled and something else happens, whose end is not enough. */
 FIXTURE(vfio_pci_memory_away_twice_test) {
 	struct state state;
 };
@@ -430,7 +538,7 @@ FIXTURE(vfio_pci_memory_away_twice_test) {
 FIXTURE_VARIANT(vfio_pci_memory_away_twice_test) {
 	const struct vfio_pci_memory_event *event;
 	const char *iommu_mode;
-	bool delegated;
+	bool dmabuf;
 };
 
 #define AWAY_TWICE(_variant) FIXTURE_VARIANT_ADD(vfio_pci_memory_away_twice_test, _variant)
@@ -449,7 +557,7 @@ AWAY_TWICE(dmabuf_flr_iommufd) { &vfio_pci_flr, MODE_IOMMUFD, true };
 FIXTURE_SETUP(vfio_pci_memory_away_twice_test)
 {
 	const char *reason = state_setup(&self->state, variant->iommu_mode, variant->event,
-					 variant->delegated);
+					 variant->dmabuf);
 
 	if (reason)
 		SKIP(return, "%s", reason);
@@ -468,23 +576,23 @@ TEST_F(vfio_pci_memory_away_twice_test, stays_away)
 	struct mapping *mapping;
 
 	for (mapping = state->mappings; mapping->vaddr; mapping++)
-		ASSERT_TRUE(is_there(mapping, 0x11223344));
+		ASSERT_TRUE(is_reachable(mapping, 0x11223344));
 
-	decode->take(state->device);
-	event->take(state->device);
+	decode->disable(state->device);
+	event->disable(state->device);
 	for (mapping = state->mappings; mapping->vaddr; mapping++)
-		ASSERT_TRUE(is_gone(mapping));
-	if (event->give)
-		event->give(state->device);
+		ASSERT_TRUE(is_unreachable(mapping));
+	if (event->enable)
+		event->enable(state->device);
 	for (mapping = state->mappings; mapping->vaddr; mapping++) {
-		ASSERT_TRUE(is_gone(mapping))
-			TH_LOG("BAR%d", mapping->source.bar);
+		ASSERT_TRUE(is_unreachable(mapping))
+			TH_LOG("BAR%d", mapping->target.bar);
 	}
 
-	decode->give(state->device);
+	decode->enable(state->device);
 	for (mapping = state->mappings; mapping->vaddr; mapping++) {
-		ASSERT_TRUE(is_there(mapping, 0x44332211))
-			TH_LOG("BAR%d", mapping->source.bar);
+		ASSERT_TRUE(is_reachable(mapping, 0x44332211))
+			TH_LOG("BAR%d", mapping->target.bar);
 	}
 }
 

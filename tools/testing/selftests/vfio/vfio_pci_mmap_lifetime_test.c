@@ -25,7 +25,7 @@ static const char *device_bdf;
 FIXTURE(vfio_pci_mmap_lifetime_test) {
 	struct iommu *iommu;
 	struct vfio_pci_device *device;
-	struct bar_source source;
+	struct mmap_target target;
 	void *bar;
 	int dmabuf_fd;
 	void *dmabuf;
@@ -36,14 +36,9 @@ FIXTURE_VARIANT(vfio_pci_mmap_lifetime_test) {
 	const char *iommu_mode;
 };
 
-/* A group and a cdev are opened in different ways. No more of the IOMMU counts. */
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_lifetime_test, group) {
-	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_lifetime_test, iommufd) {
-	.iommu_mode = MODE_IOMMUFD,
-};
+/* A group and a character device are opened in different ways. */
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_lifetime_test, group) { MODE_VFIO_TYPE1V2_IOMMU };
+FIXTURE_VARIANT_ADD(vfio_pci_mmap_lifetime_test, iommufd) { MODE_IOMMUFD };
 
 /* Open the device and map a page of its largest BAR. */
 static const char *open_all(fixture_data *self, const char *iommu_mode)
@@ -53,18 +48,16 @@ static const char *open_all(fixture_data *self, const char *iommu_mode)
 	self->page_size = getpagesize();
 	self->dmabuf_fd = -1;
 	self->dmabuf = NULL;
-	self->iommu = iommu_init(iommu_mode);
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
-	vfio_pci_bar_unmap_all(self->device);
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+	self->device = vfio_pci_device_open(device_bdf, iommu_mode);
+	self->iommu = self->device->iommu;
 
-	reason = bar_source_open_largest(&self->source, self->device, false);
+	reason = mmap_target_open_largest(&self->target, self->device, false);
 	if (reason)
 		return reason;
-	self->bar = bar_source_mmap(&self->source, 0, self->page_size);
+	self->bar = mmap_target_map(&self->target, 0, self->page_size);
 
-	if (!vfio_pci_bar_no_dmabuf_mmap(self->device, self->source.bar)) {
-		self->dmabuf_fd = vfio_pci_dmabuf_export_range(self->device, self->source.bar, 0,
+	if (!vfio_pci_bar_no_dmabuf_mmap(self->device, self->target.bar)) {
+		self->dmabuf_fd = vfio_pci_dmabuf_export_range(self->device, self->target.bar, 0,
 							       self->page_size);
 		self->dmabuf = mmap(NULL, self->page_size, PROT_READ | PROT_WRITE, MAP_SHARED,
 				    self->dmabuf_fd, 0);
@@ -127,15 +120,15 @@ static void check(struct __test_metadata *_metadata,
 	void *vaddr;
 
 	if (self->bar) {
-		ASSERT_TRUE(source_try_write(&self->source, self->bar, 0x0badbabe));
-		ASSERT_TRUE(source_try_check(&self->source, self->bar, 0x0badbabe));
+		ASSERT_TRUE(target_try_write(&self->target, self->bar, 0x0badbabe));
+		ASSERT_TRUE(target_try_check(&self->target, self->bar, 0x0badbabe));
 	}
 	if (self->dmabuf && open) {
-		ASSERT_TRUE(source_try_write(&self->source, self->dmabuf, 0x0c0ffee0));
-		ASSERT_TRUE(source_try_check(&self->source, self->dmabuf, 0x0c0ffee0));
+		ASSERT_TRUE(target_try_write(&self->target, self->dmabuf, 0x0c0ffee0));
+		ASSERT_TRUE(target_try_check(&self->target, self->dmabuf, 0x0c0ffee0));
 	} else if (self->dmabuf) {
 		ASSERT_FALSE(mmio_try_touch(self->dmabuf));
-		ASSERT_FALSE(mmio_try_write(self->dmabuf + self->source.word.offset, 0));
+		ASSERT_FALSE(mmio_try_write(self->dmabuf + self->target.scratch.offset, 0));
 	}
 	if (self->dmabuf_fd >= 0) {
 		vaddr = mmap(NULL, self->page_size, PROT_READ, MAP_SHARED, self->dmabuf_fd, 0);
@@ -183,8 +176,8 @@ TEST_F(vfio_pci_mmap_lifetime_test, closed_for_good)
 	check(_metadata, &again);
 	check(_metadata, self);
 
-	vfio_pci_memory_decode.take(again.device);
-	vfio_pci_memory_decode.give(again.device);
+	vfio_pci_memory_decode.disable(again.device);
+	vfio_pci_memory_decode.enable(again.device);
 	check(_metadata, &again);
 	check(_metadata, self);
 
@@ -196,14 +189,14 @@ TEST_F(vfio_pci_mmap_lifetime_test, closed_for_good)
 	check(_metadata, self);
 }
 
-/* The memory was away already when the device was closed. */
+/* The memory was disabled already when the device was closed. */
 TEST_F(vfio_pci_mmap_lifetime_test, closed_while_away)
 {
 	if (!self->dmabuf)
 		SKIP(return, "No DMABUF can be mapped");
 
 	check(_metadata, self);
-	vfio_pci_memory_decode.take(self->device);
+	vfio_pci_memory_decode.disable(self->device);
 	ASSERT_FALSE(mmio_try_touch(self->dmabuf));
 	unmap_bar(self);
 	close_device(self);
@@ -241,9 +234,9 @@ TEST_F(vfio_pci_mmap_lifetime_test, every_order)
 /* A child that has inherited a mapping of the BAR has the device open. */
 static int keep(int sock, void *arg)
 {
-	meet(sock);
+	client_sync(sock);
 	/* Until the test has seen enough */
-	meet(sock);
+	client_sync(sock);
 	VFIO_ASSERT_TRUE(mmio_try_touch(arg));
 	return 0;
 }
@@ -252,15 +245,15 @@ TEST_F(vfio_pci_mmap_lifetime_test, child_keeps_the_device_open)
 {
 	struct client child = client_start(keep, self->bar);
 
-	meet(child.sock);
+	client_sync(child.sock);
 	unmap_bar(self);
 	close_device(self);
 
 	if (self->dmabuf) {
-		ASSERT_TRUE(source_try_write(&self->source, self->dmabuf, 0x0c0ffee0));
-		ASSERT_TRUE(source_try_check(&self->source, self->dmabuf, 0x0c0ffee0));
+		ASSERT_TRUE(target_try_write(&self->target, self->dmabuf, 0x0c0ffee0));
+		ASSERT_TRUE(target_try_check(&self->target, self->dmabuf, 0x0c0ffee0));
 	}
-	meet(child.sock);
+	client_sync(child.sock);
 	ASSERT_EQ(0, client_wait(&child));
 
 	check(_metadata, self);

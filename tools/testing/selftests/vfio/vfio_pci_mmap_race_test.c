@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Accesses, mmap() and exports race with what takes the device's memory away
- * and gives it back. The memory is never there when it has been taken, and always
- * when it has been given back.
+ * Accesses, mmap() and exports race with what disables and enables the device's
+ * memory. It is never reachable when it has been disabled, and always when it has
+ * been enabled.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -40,21 +40,21 @@ static int race_rounds(void)
 	return rounds ? max(atoi(rounds), 1) : RACE_ROUNDS;
 }
 
-static void race_report(const char *name, int rounds, bool delegated)
+static void race_report(const char *name, int rounds, bool dmabuf)
 {
 	fprintf(TH_LOG_STREAM, "# races: %s %d rounds of a %s\n", name, rounds,
-		delegated ? "DMABUF" : "BAR");
+		dmabuf ? "DMABUF" : "BAR");
 }
 
 /*
- * What is known about the memory. It is published when it has become true, and
- * taken back before it may cease to be so.
+ * What is known about the memory. A phase is published when it has become true,
+ * and the next one before it may cease to be so.
  */
 enum phase {
-	THERE,
-	GOING,
-	AWAY,
-	COMING,
+	ENABLED,
+	DISABLING,
+	DISABLED,
+	ENABLING,
 	NR_PHASES,
 };
 
@@ -81,7 +81,7 @@ struct racer {
 
 /* Shared with the child */
 struct race {
-	struct bar_source source;
+	struct mmap_target target;
 	void *vaddr;
 	u64 seq;	/* goes through the phases, again and again */
 	bool stop;
@@ -89,13 +89,13 @@ struct race {
 	struct client child;
 };
 
-static bool try_new_dmabuf(struct bar_source *source)
+static bool try_new_dmabuf(struct mmap_target *target)
 {
-	struct bar_source new = *source;
+	struct mmap_target new = *target;
 	bool ret;
 
-	new.fd = vfio_pci_dmabuf_export_range(source->device, source->bar, 0, getpagesize());
-	ret = bar_source_try_touch(&new);
+	new.fd = vfio_pci_dmabuf_export_range(target->device, target->bar, 0, getpagesize());
+	ret = mmap_target_try_touch(&new);
 	VFIO_ASSERT_EQ(close(new.fd), 0);
 	return ret;
 }
@@ -113,10 +113,10 @@ static void *racer(void *arg)
 		mb();
 		switch (racer->type) {
 		case MAP:
-			ok = bar_source_try_touch(&race->source);
+			ok = mmap_target_try_touch(&race->target);
 			break;
 		case EXPORT:
-			ok = try_new_dmabuf(&race->source);
+			ok = try_new_dmabuf(&race->target);
 			break;
 		default:
 			ok = mmio_try_touch(race->vaddr);
@@ -126,7 +126,7 @@ static void *racer(void *arg)
 		mb();
 		if (READ_ONCE(race->seq) == seq) {
 			enum phase phase = seq % NR_PHASES;
-			bool wrong = (phase == THERE && !ok) || (phase == AWAY && ok);
+			bool wrong = (phase == ENABLED && !ok) || (phase == DISABLED && ok);
 
 			if (wrong)
 				racer->wrong[phase]++;
@@ -146,15 +146,15 @@ static int racer_main(int sock, void *arg)
 	return 0;
 }
 
-static struct race *race_start(const struct bar_source *source, unsigned int types)
+static struct race *race_start(const struct mmap_target *target, unsigned int types)
 {
 	struct race *race;
 	int i;
 
 	race = mmap(NULL, sizeof(*race), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	VFIO_ASSERT_NE(race, MAP_FAILED);
-	race->source = *source;
-	race->vaddr = bar_source_mmap(source, 0, getpagesize());
+	race->target = *target;
+	race->vaddr = mmap_target_map(target, 0, getpagesize());
 
 	for (i = 0; i < NR_RACERS; i++) {
 		race->racers[i].race = race;
@@ -229,7 +229,7 @@ static void race_stop(struct race *race)
 	VFIO_ASSERT_EQ(munmap(race->vaddr, getpagesize()), 0);
 }
 
-static void race_check(struct __test_metadata *_metadata, struct race *race, bool away)
+static void race_check(struct __test_metadata *_metadata, struct race *race, bool disabled)
 {
 	int i;
 
@@ -238,37 +238,32 @@ static void race_check(struct __test_metadata *_metadata, struct race *race, boo
 
 		if (!racer->running)
 			continue;
-		EXPECT_EQ(0, racer->wrong[THERE]) TH_LOG("racer %d", i);
-		EXPECT_EQ(0, racer->wrong[AWAY]) TH_LOG("racer %d", i);
+		EXPECT_EQ(0, racer->wrong[ENABLED]) TH_LOG("racer %d", i);
+		EXPECT_EQ(0, racer->wrong[DISABLED]) TH_LOG("racer %d", i);
 		/* Or there was no race */
-		EXPECT_NE(0, racer->right[THERE]) TH_LOG("racer %d", i);
-		if (away)
-			EXPECT_NE(0, racer->right[AWAY]) TH_LOG("racer %d", i);
+		EXPECT_NE(0, racer->right[ENABLED]) TH_LOG("racer %d", i);
+		if (disabled)
+			EXPECT_NE(0, racer->right[DISABLED]) TH_LOG("racer %d", i);
 	}
 	ASSERT_EQ(0, munmap(race, sizeof(*race)));
 }
 
 /* The largest BAR of the device */
 struct race_test {
-	struct iommu *iommu;
 	struct vfio_pci_device *device;
-	struct bar_source source;
+	struct mmap_target target;
 };
 
-static const char *race_test_open(struct race_test *test, bool delegated)
+static const char *race_test_open(struct race_test *test, bool dmabuf)
 {
-	test->iommu = iommu_init(default_iommu_mode);
-	test->device = vfio_pci_device_init(device_bdf, test->iommu);
-	vfio_pci_bar_unmap_all(test->device);
-	vfio_pci_cmd_set(test->device, PCI_COMMAND_MEMORY);
+	test->device = vfio_pci_device_open(device_bdf, default_iommu_mode);
 
-	return bar_source_open_largest(&test->source, test->device, delegated);
+	return mmap_target_open_largest(&test->target, test->device, dmabuf);
 }
 
 static void race_test_close_device(struct race_test *test)
 {
-	vfio_pci_device_cleanup(test->device);
-	iommu_cleanup(test->iommu);
+	vfio_pci_device_close(test->device);
 	test->device = NULL;
 }
 
@@ -277,20 +272,20 @@ FIXTURE(vfio_pci_mmap_race_test) {
 };
 
 FIXTURE_VARIANT(vfio_pci_mmap_race_test) {
-	bool delegated;
+	bool dmabuf;
 };
 
 FIXTURE_VARIANT_ADD(vfio_pci_mmap_race_test, bar) {
-	.delegated = false,
+	.dmabuf = false,
 };
 
 FIXTURE_VARIANT_ADD(vfio_pci_mmap_race_test, dmabuf) {
-	.delegated = true,
+	.dmabuf = true,
 };
 
 FIXTURE_SETUP(vfio_pci_mmap_race_test)
 {
-	const char *reason = race_test_open(&self->test, variant->delegated);
+	const char *reason = race_test_open(&self->test, variant->dmabuf);
 
 	if (reason)
 		SKIP(return, "%s", reason);
@@ -298,57 +293,57 @@ FIXTURE_SETUP(vfio_pci_mmap_race_test)
 
 FIXTURE_TEARDOWN(vfio_pci_mmap_race_test)
 {
-	bar_source_close(&self->test.source);
+	mmap_target_close(&self->test.target);
 	race_test_close_device(&self->test);
 }
 
-static unsigned int racer_types(bool delegated)
+static unsigned int racer_types(bool dmabuf)
 {
 	unsigned int types = 1U << TOUCH | 1U << TOUCH_CHILD | 1U << MAP;
 
-	return delegated ? types | 1U << EXPORT : types;
+	return dmabuf ? types | 1U << EXPORT : types;
 }
 
 TEST_F_TIMEOUT(vfio_pci_mmap_race_test, memory_decode, RACE_TIMEOUT)
 {
-	struct race *race = race_start(&self->test.source, racer_types(variant->delegated));
+	struct race *race = race_start(&self->test.target, racer_types(variant->dmabuf));
 	int round, rounds = race_rounds();
 
 	for (round = 0; round < rounds; round++) {
 		race_wait(race);
-		race_phase(race, GOING);
-		vfio_pci_memory_decode.take(self->test.device);
-		race_phase(race, AWAY);
+		race_phase(race, DISABLING);
+		vfio_pci_memory_decode.disable(self->test.device);
+		race_phase(race, DISABLED);
 		race_wait(race);
-		race_phase(race, COMING);
-		vfio_pci_memory_decode.give(self->test.device);
-		race_phase(race, THERE);
+		race_phase(race, ENABLING);
+		vfio_pci_memory_decode.enable(self->test.device);
+		race_phase(race, ENABLED);
 	}
 	race_wait(race);
 	race_stop(race);
 	race_check(_metadata, race, true);
-	race_report("memory_decode", rounds, variant->delegated);
+	race_report("memory_decode", rounds, variant->dmabuf);
 }
 
 /* It takes no longer than it has to, and nobody gets to see it. */
 TEST_F_TIMEOUT(vfio_pci_mmap_race_test, reset, RACE_TIMEOUT)
 {
-	const char *reason = vfio_pci_function_reset.missing(self->test.device);
+	const char *reason = vfio_pci_function_reset.unsupported(self->test.device);
 	int round, rounds = race_rounds();
 	struct race *race;
 
 	if (reason)
 		SKIP(return, "%s", reason);
 
-	race = race_start(&self->test.source, racer_types(variant->delegated));
+	race = race_start(&self->test.target, racer_types(variant->dmabuf));
 	for (round = 0; round < rounds; round++) {
 		race_wait(race);
-		vfio_pci_function_reset.take(self->test.device);
+		vfio_pci_function_reset.disable(self->test.device);
 	}
 	race_wait(race);
 	race_stop(race);
 	race_check(_metadata, race, false);
-	race_report("reset", rounds, variant->delegated);
+	race_report("reset", rounds, variant->dmabuf);
 }
 
 /*
@@ -372,7 +367,7 @@ FIXTURE_SETUP(vfio_pci_last_close_race_test)
 
 FIXTURE_TEARDOWN(vfio_pci_last_close_race_test)
 {
-	bar_source_close(&self->test.source);
+	mmap_target_close(&self->test.target);
 	if (self->test.device)
 		race_test_close_device(&self->test);
 	sysfs_driver_restore(DRIVER, device_bdf);
@@ -386,22 +381,22 @@ static void race_with_close(struct __test_metadata *_metadata, struct race_test 
 	int round;
 
 	for (round = 0; round < rounds; round++) {
-		race = race_start(&test->source, types);
+		race = race_start(&test->target, types);
 		race_wait(race);
-		race_phase(race, GOING);
+		race_phase(race, DISABLING);
 		race_test_close_device(test);
-		race_phase(race, AWAY);
+		race_phase(race, DISABLED);
 		race_wait(race);
 		if (unbind) {
 			sysfs_driver_unbind(DRIVER, device_bdf);
 			sysfs_driver_bind(DRIVER, device_bdf);
 			race_wait(race);
 		}
-		/* That is another source, race->source is the old one. */
+		/* That is another DMABUF, race->target is the old one. */
 		ASSERT_EQ(NULL, race_test_open(test, true));
 		race_wait(race);
 		race_stop(race);
-		bar_source_close(&race->source);
+		mmap_target_close(&race->target);
 		race_check(_metadata, race, true);
 	}
 }

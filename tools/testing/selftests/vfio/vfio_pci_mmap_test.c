@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What holds for any mapping of a device's memory, be it made through the
+ * What is true of any mapping of a device's memory, be it made through the
  * device's fd or through a DMABUF that was exported from it.
  */
 #include <errno.h>
@@ -23,233 +23,222 @@
 static const char *device_bdf;
 
 FIXTURE(vfio_pci_mmap_test) {
-	struct iommu *iommu;
 	struct vfio_pci_device *device;
-	struct bar_source sources[MAX_BAR_SOURCES];
+	struct mmap_target targets[MAX_MMAP_TARGETS];
 	size_t page_size;
 };
 
 FIXTURE_VARIANT(vfio_pci_mmap_test) {
 	const char *iommu_mode;
-	bool delegated;
+	bool dmabuf;
 };
 
-/* A group and a cdev are opened in different ways. No more of the IOMMU counts. */
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar_group) {
-	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
-	.delegated = false,
-};
+/* How the device is opened, and what is mapped */
+#define VARIANT(_variant) FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, _variant)
 
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, bar_iommufd) {
-	.iommu_mode = MODE_IOMMUFD,
-	.delegated = false,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf_group) {
-	.iommu_mode = MODE_VFIO_TYPE1V2_IOMMU,
-	.delegated = true,
-};
-
-FIXTURE_VARIANT_ADD(vfio_pci_mmap_test, dmabuf_iommufd) {
-	.iommu_mode = MODE_IOMMUFD,
-	.delegated = true,
-};
+VARIANT(bar_group) { MODE_VFIO_TYPE1V2_IOMMU, false };
+VARIANT(bar_iommufd) { MODE_IOMMUFD, false };
+VARIANT(dmabuf_group) { MODE_VFIO_TYPE1V2_IOMMU, true };
+VARIANT(dmabuf_iommufd) { MODE_IOMMUFD, true };
 
 FIXTURE_SETUP(vfio_pci_mmap_test)
 {
 	const char *reason;
 
 	self->page_size = getpagesize();
-	self->iommu = iommu_init(variant->iommu_mode);
-	self->device = vfio_pci_device_init(device_bdf, self->iommu);
-	vfio_pci_bar_unmap_all(self->device);
-	vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
+	self->device = vfio_pci_device_open(device_bdf, variant->iommu_mode);
 
-	reason = bar_sources_open(self->sources, self->device, variant->delegated);
+	reason = mmap_targets_open(self->targets, self->device, variant->dmabuf);
 	if (reason)
 		SKIP(return, "%s", reason);
 }
 
 FIXTURE_TEARDOWN(vfio_pci_mmap_test)
 {
-	bar_sources_close(self->sources);
-	vfio_pci_device_cleanup(self->device);
-	iommu_cleanup(self->iommu);
+	mmap_targets_close(self->targets);
+	vfio_pci_device_close(self->device);
 }
 
 TEST_F(vfio_pci_mmap_test, whole)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
-		void *vaddr = bar_source_mmap(source, 0, source->size);
+	for (target = self->targets; target->size; target++) {
+		void *vaddr = mmap_target_map(target, 0, target->size);
 
-		TH_LOG("BAR%d", source->bar);
-		ASSERT_TRUE(source_try_write(source, vaddr, 0x12345678));
-		ASSERT_TRUE(source_try_check(source, vaddr, 0x12345678));
-		ASSERT_TRUE(source_try_write(source, vaddr, 0x87654321));
-		ASSERT_TRUE(source_try_check(source, vaddr, 0x87654321));
+		TH_LOG("BAR%d", target->bar);
+		ASSERT_TRUE(target_try_write(target, vaddr, 0x12345678));
+		ASSERT_TRUE(target_try_check(target, vaddr, 0x12345678));
+		ASSERT_TRUE(target_try_write(target, vaddr, 0x87654321));
+		ASSERT_TRUE(target_try_check(target, vaddr, 0x87654321));
 
-		ASSERT_TRUE(mmio_try_touch(vaddr + source->size - self->page_size));
-		ASSERT_EQ(0, munmap(vaddr, source->size));
+		ASSERT_TRUE(mmio_try_touch(vaddr + target->size - self->page_size));
+		ASSERT_EQ(0, munmap(vaddr, target->size));
 	}
 }
 
 /* Each part is seen where it is, and nowhere else. */
 TEST_F(vfio_pci_mmap_test, part)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	if (bar_sources_largest(self->sources) < 2 * self->page_size)
+	if (mmap_targets_max_size(self->targets) < 2 * self->page_size)
 		SKIP(return, "No BAR has 2 pages");
 
-	for (source = self->sources; source->size; source++) {
+	for (target = self->targets; target->size; target++) {
 		const u64 offsets[] = {
 			0,
 			self->page_size,
-			source->size / 2,
-			source->size - self->page_size,
+			target->size / 2,
+			target->size - self->page_size,
 		};
 		void *whole, *part;
 		u32 value;
 		int i;
 
-		if (source->size < 2 * self->page_size)
+		if (target->size < 2 * self->page_size)
 			continue;
 
-		TH_LOG("BAR%d", source->bar);
-		whole = bar_source_mmap(source, 0, source->size);
-		for (i = 0; source->word.ram && i < ARRAY_SIZE(offsets); i++) {
+		TH_LOG("BAR%d", target->bar);
+		whole = mmap_target_map(target, 0, target->size);
+		for (i = 0; target->scratch.ram && i < ARRAY_SIZE(offsets); i++) {
 			value = 0x50415254 + offsets[i];
-			ASSERT_TRUE(source_try_write(source, whole + offsets[i], value));
+			ASSERT_TRUE(target_try_write(target, whole + offsets[i], value));
 		}
-		ASSERT_TRUE(source_try_write(source, whole, 0x50415254));
+		ASSERT_TRUE(target_try_write(target, whole, 0x50415254));
 
 		for (i = 0; i < ARRAY_SIZE(offsets); i++) {
-			part = bar_source_mmap(source, offsets[i], self->page_size);
+			part = mmap_target_map(target, offsets[i], self->page_size);
 			ASSERT_TRUE(mmio_try_touch(part));
-			if (source->word.ram) {
+			if (target->scratch.ram) {
 				value = 0x50415254 + offsets[i];
-				ASSERT_TRUE(source_try_check(source, part, value));
-				ASSERT_TRUE(source_try_write(source, part, i));
-				ASSERT_TRUE(source_try_check(source, whole + offsets[i], i));
-			} else if (source->word.mask) {
-				ASSERT_EQ(!offsets[i], source_try_check(source, part, 0x50415254));
+				ASSERT_TRUE(target_try_check(target, part, value));
+				ASSERT_TRUE(target_try_write(target, part, i));
+				ASSERT_TRUE(target_try_check(target, whole + offsets[i], i));
+			} else if (target->scratch.mask) {
+				ASSERT_EQ(!offsets[i], target_try_check(target, part, 0x50415254));
 			}
 			ASSERT_EQ(0, munmap(part, self->page_size));
 		}
-		ASSERT_EQ(0, munmap(whole, source->size));
+		ASSERT_EQ(0, munmap(whole, target->size));
 	}
 }
 
 TEST_F(vfio_pci_mmap_test, beyond_the_end)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
-		TH_LOG("BAR%d", source->bar);
-		ASSERT_EQ(MAP_FAILED, mmap(NULL, source->size + self->page_size, PROT_READ,
-					   MAP_SHARED, source->fd, source->offset));
+	for (target = self->targets; target->size; target++) {
+		TH_LOG("BAR%d", target->bar);
+		ASSERT_EQ(MAP_FAILED, mmap(NULL, target->size + self->page_size, PROT_READ,
+					   MAP_SHARED, target->fd, target->offset));
 		ASSERT_EQ(EINVAL, errno);
 
 		ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page_size, PROT_READ, MAP_SHARED,
-					   source->fd, source->offset + source->size));
+					   target->fd, target->offset + target->size));
 		ASSERT_EQ(EINVAL, errno);
 
 		ASSERT_EQ(MAP_FAILED, mmap(NULL, 2 * self->page_size, PROT_READ, MAP_SHARED,
-					   source->fd,
-					   source->offset + source->size - self->page_size));
+					   target->fd,
+					   target->offset + target->size - self->page_size));
 		ASSERT_EQ(EINVAL, errno);
 
-		/* The last page that an offset can tell, where a sum could overflow */
+		/* The last offset that the kernel asks the file about */
 		ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page_size, PROT_READ, MAP_SHARED,
-					   source->fd, -self->page_size));
-		ASSERT_TRUE(errno == EINVAL || errno == EOVERFLOW);
+					   target->fd, -2 * self->page_size));
+		ASSERT_EQ(EINVAL, errno);
+
+		/* Behind that the offset of the end of the mapping overflows. */
+		ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page_size, PROT_READ, MAP_SHARED,
+					   target->fd, -self->page_size));
+		ASSERT_EQ(EOVERFLOW, errno);
+		ASSERT_EQ(MAP_FAILED, mmap(NULL, 2 * self->page_size, PROT_READ, MAP_SHARED,
+					   target->fd, -2 * self->page_size));
+		ASSERT_EQ(EOVERFLOW, errno);
 	}
 }
 
 TEST_F(vfio_pci_mmap_test, private)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
-		TH_LOG("BAR%d", source->bar);
+	for (target = self->targets; target->size; target++) {
+		TH_LOG("BAR%d", target->bar);
 		ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page_size, PROT_READ, MAP_PRIVATE,
-					   source->fd, source->offset));
+					   target->fd, target->offset));
 		ASSERT_EQ(EINVAL, errno);
 
 		ASSERT_EQ(MAP_FAILED, mmap(NULL, self->page_size, PROT_READ | PROT_WRITE,
-					   MAP_PRIVATE, source->fd, source->offset));
+					   MAP_PRIVATE, target->fd, target->offset));
 		ASSERT_EQ(EINVAL, errno);
 	}
 }
 
 TEST_F(vfio_pci_mmap_test, twice)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
-		void *one = bar_source_mmap(source, 0, source->size);
-		void *two = bar_source_mmap(source, 0, source->size);
+	for (target = self->targets; target->size; target++) {
+		void *one = mmap_target_map(target, 0, target->size);
+		void *two = mmap_target_map(target, 0, target->size);
 
-		TH_LOG("BAR%d", source->bar);
-		ASSERT_TRUE(source_try_write(source, one, 0x11111111));
-		ASSERT_TRUE(source_try_check(source, two, 0x11111111));
-		ASSERT_TRUE(source_try_write(source, two, 0x22222222));
-		ASSERT_TRUE(source_try_check(source, one, 0x22222222));
+		TH_LOG("BAR%d", target->bar);
+		ASSERT_TRUE(target_try_write(target, one, 0x11111111));
+		ASSERT_TRUE(target_try_check(target, two, 0x11111111));
+		ASSERT_TRUE(target_try_write(target, two, 0x22222222));
+		ASSERT_TRUE(target_try_check(target, one, 0x22222222));
 
 		/* One does not need the other. */
-		ASSERT_EQ(0, munmap(one, source->size));
-		ASSERT_TRUE(source_try_check(source, two, 0x22222222));
-		ASSERT_EQ(0, munmap(two, source->size));
+		ASSERT_EQ(0, munmap(one, target->size));
+		ASSERT_TRUE(target_try_check(target, two, 0x22222222));
+		ASSERT_EQ(0, munmap(two, target->size));
 	}
 }
 
-/* A BAR and a DMABUF of it are the same memory. */
-TEST_F(vfio_pci_mmap_test, other_way)
+TEST_F(vfio_pci_mmap_test, bar_and_dmabuf_are_the_same)
 {
 	const char *reason = vfio_pci_no_dmabuf_mmap(self->device);
-	struct bar_source *source, other;
+	struct mmap_target *target, other;
 	void *one, *two;
 
 	if (reason)
 		SKIP(return, "%s", reason);
 
-	for (source = self->sources; source->size; source++) {
+	for (target = self->targets; target->size; target++) {
 		/* Less than a page cannot be exported. */
-		if (self->device->bars[source->bar].info.size < self->page_size)
+		if (self->device->bars[target->bar].info.size < self->page_size)
 			continue;
 
-		TH_LOG("BAR%d", source->bar);
-		ASSERT_EQ(NULL, bar_source_open(&other, self->device, source->bar,
-						!source->delegated));
+		TH_LOG("BAR%d", target->bar);
+		ASSERT_EQ(NULL, mmap_target_open(&other, self->device, target->bar,
+						 !target->dmabuf));
 
-		one = bar_source_mmap(source, 0, source->size);
-		two = bar_source_mmap(&other, 0, other.size);
+		one = mmap_target_map(target, 0, target->size);
+		two = mmap_target_map(&other, 0, other.size);
 
-		ASSERT_TRUE(source_try_write(source, one, 0x33333333));
-		ASSERT_TRUE(source_try_check(source, two, 0x33333333));
-		ASSERT_TRUE(source_try_write(source, two, 0x44444444));
-		ASSERT_TRUE(source_try_check(source, one, 0x44444444));
+		ASSERT_TRUE(target_try_write(target, one, 0x33333333));
+		ASSERT_TRUE(target_try_check(target, two, 0x33333333));
+		ASSERT_TRUE(target_try_write(target, two, 0x44444444));
+		ASSERT_TRUE(target_try_check(target, one, 0x44444444));
 
-		ASSERT_EQ(0, munmap(one, source->size));
+		ASSERT_EQ(0, munmap(one, target->size));
 		ASSERT_EQ(0, munmap(two, other.size));
-		bar_source_close(&other);
+		mmap_target_close(&other);
 	}
 }
 
 /* /proc/PID/maps has the offset that mmap() was given ... */
 TEST_F(vfio_pci_mmap_test, offset_in_proc_maps)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
-		u64 offset = source->size - self->page_size;
-		void *vaddr = bar_source_mmap(source, offset, self->page_size);
+	for (target = self->targets; target->size; target++) {
+		u64 offset = target->size - self->page_size;
+		void *vaddr = mmap_target_map(target, offset, self->page_size);
 		char column[32];
 
-		TH_LOG("BAR%d", source->bar);
-		snprintf_assert(column, sizeof(column), " rw-s %08lx ", source->offset + offset);
+		TH_LOG("BAR%d", target->bar);
+		snprintf_assert(column, sizeof(column), " rw-s %08lx ", target->offset + offset);
 		ASSERT_TRUE(proc_maps_has(vaddr, column));
 
 		/* The VMA is the same one after it was touched. */
@@ -263,151 +252,194 @@ TEST_F(vfio_pci_mmap_test, offset_in_proc_maps)
 TEST_F(vfio_pci_mmap_test, name_in_proc_maps)
 {
 	const char *reason = vfio_pci_no_dmabuf_mmap(self->device);
-	struct bar_source *source;
+	struct mmap_target *target;
 	char name[64];
 	void *vaddr;
 
 	if (reason)
 		SKIP(return, "%s", reason);
 
-	for (source = self->sources; source->size; source++) {
-		TH_LOG("BAR%d", source->bar);
-		vaddr = bar_source_mmap(source, 0, source->size);
-		if (source->delegated)
-			snprintf_assert(name, sizeof(name), "/dmabuf:");
-		else
-			snprintf_assert(name, sizeof(name), "vfio:%s/BAR%d", device_bdf,
-					source->bar);
+	for (target = self->targets; target->size; target++) {
+		TH_LOG("BAR%d", target->bar);
+		vaddr = mmap_target_map(target, 0, target->size);
+		snprintf_assert(name, sizeof(name), " /dmabuf:vfio:%s/BAR%d\n", device_bdf,
+				target->bar);
 		ASSERT_TRUE(proc_maps_has(vaddr, name));
-		ASSERT_EQ(0, munmap(vaddr, source->size));
+		ASSERT_EQ(0, munmap(vaddr, target->size));
 	}
 }
 
-/* A child has the access, and a loss takes it from both. */
+/* A child has the access, and loses it when its parent does. */
 static int forked(int sock, void *arg)
 {
 	void **args = arg;
-	struct bar_source *source = args[0];
+	struct mmap_target *target = args[0];
 	void *vaddr = args[1];
 
-	vaddr += source->word.offset;
+	vaddr += target->scratch.offset;
 
-	VFIO_ASSERT_TRUE(bar_word_try_check(&source->word, vaddr, 0x55555555));
-	VFIO_ASSERT_TRUE(bar_word_try_write(&source->word, vaddr, 0x66666666));
-	meet(sock);
-	meet(sock);
+	VFIO_ASSERT_TRUE(scratch_try_check(&target->scratch, vaddr, 0x55555555));
+	VFIO_ASSERT_TRUE(scratch_try_write(&target->scratch, vaddr, 0x66666666));
+	client_sync(sock);
+	client_sync(sock);
 	VFIO_ASSERT_FALSE(mmio_try_touch(vaddr));
-	meet(sock);
-	meet(sock);
+	client_sync(sock);
+	client_sync(sock);
 	VFIO_ASSERT_TRUE(mmio_try_touch(vaddr));
 	return 0;
 }
 
 TEST_F(vfio_pci_mmap_test, fork)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
-		void *vaddr = bar_source_mmap(source, 0, source->size);
-		void *args[] = { source, vaddr };
+	for (target = self->targets; target->size; target++) {
+		void *vaddr = mmap_target_map(target, 0, target->size);
+		void *args[] = { target, vaddr };
 		struct client child;
 
-		TH_LOG("BAR%d", source->bar);
-		ASSERT_TRUE(source_try_write(source, vaddr, 0x55555555));
+		TH_LOG("BAR%d", target->bar);
+		ASSERT_TRUE(target_try_write(target, vaddr, 0x55555555));
 
 		child = client_start(forked, args);
-		meet(child.sock);
-		ASSERT_TRUE(source_try_check(source, vaddr, 0x66666666));
+		client_sync(child.sock);
+		ASSERT_TRUE(target_try_check(target, vaddr, 0x66666666));
 
 		vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
-		meet(child.sock);
+		client_sync(child.sock);
 		ASSERT_FALSE(mmio_try_touch(vaddr));
-		meet(child.sock);
+		client_sync(child.sock);
 
 		vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
-		meet(child.sock);
+		client_sync(child.sock);
 		ASSERT_TRUE(mmio_try_touch(vaddr));
 
 		ASSERT_EQ(0, client_wait(&child));
 		ASSERT_TRUE(mmio_try_touch(vaddr));
-		ASSERT_EQ(0, munmap(vaddr, source->size));
+		ASSERT_EQ(0, munmap(vaddr, target->size));
 	}
 }
 
 TEST_F(vfio_pci_mmap_test, mremap_moves)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
-		void *from = bar_source_mmap(source, 0, source->size);
-		void *to = mmap_reserve(source->size, self->page_size, 0);
+	for (target = self->targets; target->size; target++) {
+		void *from = mmap_target_map(target, 0, target->size);
+		void *to = mmap_reserve(target->size, self->page_size, 0);
 
-		TH_LOG("BAR%d", source->bar);
-		ASSERT_TRUE(source_try_write(source, from, 0x77777777));
-		ASSERT_EQ(to, mremap(from, source->size, source->size,
+		TH_LOG("BAR%d", target->bar);
+		ASSERT_TRUE(target_try_write(target, from, 0x77777777));
+		ASSERT_EQ(to, mremap(from, target->size, target->size,
 				     MREMAP_MAYMOVE | MREMAP_FIXED, to));
-		ASSERT_TRUE(source_try_check(source, to, 0x77777777));
-		ASSERT_EQ(-1, msync(from, source->size, MS_ASYNC));
+		ASSERT_TRUE(target_try_check(target, to, 0x77777777));
+		ASSERT_EQ(-1, msync(from, target->size, MS_ASYNC));
 		ASSERT_EQ(ENOMEM, errno);
 
 		/* Not a way to map more */
-		ASSERT_EQ(MAP_FAILED, mremap(to, source->size,
-					     source->size + self->page_size, MREMAP_MAYMOVE));
+		ASSERT_EQ(MAP_FAILED, mremap(to, target->size,
+					     target->size + self->page_size, MREMAP_MAYMOVE));
 		ASSERT_EQ(EFAULT, errno);
-		ASSERT_EQ(MAP_FAILED, mremap(to, 0, source->size, MREMAP_MAYMOVE));
+		ASSERT_EQ(MAP_FAILED, mremap(to, 0, target->size, MREMAP_MAYMOVE));
 
 		/* It is found there, too. */
 		vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
 		ASSERT_FALSE(mmio_try_touch(to));
 		vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
 		ASSERT_TRUE(mmio_try_touch(to));
-		ASSERT_EQ(0, munmap(to, source->size));
+		ASSERT_EQ(0, munmap(to, target->size));
+	}
+}
+
+/*
+ * remap_file_pages() maps the file of the VMA once more, here the first page of it
+ * over the second one. The file of a BAR's VMA is a DMABUF that was made for this
+ * mapping and cannot be mapped again: it fails when the range is unmapped already.
+ */
+TEST_F(vfio_pci_mmap_test, remap_file_pages)
+{
+	const char *reason = vfio_pci_no_dmabuf_mmap(self->device);
+	const size_t page_size = self->page_size;
+	struct mmap_target *target;
+
+	if (reason)
+		SKIP(return, "%s", reason);
+	if (mmap_targets_max_size(self->targets) < 3 * page_size)
+		SKIP(return, "No BAR has 3 pages");
+
+	for (target = self->targets; target->size; target++) {
+		void *vaddr, *second;
+
+		if (target->size < 3 * page_size)
+			continue;
+
+		TH_LOG("BAR%d", target->bar);
+		vaddr = mmap_target_map(target, 0, 3 * page_size);
+		second = vaddr + page_size;
+		ASSERT_TRUE(target_try_write(target, vaddr, 0x9a9e9a9e));
+		ASSERT_TRUE(mmio_try_touch(second));
+
+		if (target->dmabuf) {
+			ASSERT_EQ(0, remap_file_pages(second, page_size, 0, 0, 0));
+			ASSERT_TRUE(target_try_check(target, second, 0x9a9e9a9e));
+			ASSERT_TRUE(target_try_write(target, second, 0x65616561));
+			ASSERT_TRUE(target_try_check(target, vaddr, 0x65616561));
+		} else {
+			ASSERT_EQ(-1, remap_file_pages(second, page_size, 0,
+						       target->offset / page_size, 0));
+			ASSERT_TRUE(errno == EINVAL || errno == EOPNOTSUPP);
+			ASSERT_EQ(-1, msync(second, page_size, MS_ASYNC));
+			ASSERT_EQ(ENOMEM, errno);
+			ASSERT_TRUE(target_try_check(target, vaddr, 0x9a9e9a9e));
+		}
+		ASSERT_TRUE(mmio_try_touch(vaddr + 2 * page_size));
+		ASSERT_EQ(0, munmap(vaddr, 3 * page_size));
 	}
 }
 
 TEST_F(vfio_pci_mmap_test, madvise)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
+	for (target = self->targets; target->size; target++) {
 		static const int refused[] = {
 			MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE, MADV_WIPEONFORK,
 			MADV_COLD, MADV_PAGEOUT, MADV_POPULATE_READ, MADV_POPULATE_WRITE,
 		};
-		void *vaddr = bar_source_mmap(source, 0, source->size);
+		void *vaddr = mmap_target_map(target, 0, target->size);
 		int i;
 
-		TH_LOG("BAR%d", source->bar);
-		ASSERT_TRUE(source_try_write(source, vaddr, 0x0badcafe));
+		TH_LOG("BAR%d", target->bar);
+		ASSERT_TRUE(target_try_write(target, vaddr, 0x0badcafe));
 		for (i = 0; i < ARRAY_SIZE(refused); i++) {
 			ASSERT_EQ(-1, madvise(vaddr, self->page_size, refused[i]))
 				TH_LOG("madvise %d", refused[i]);
 			ASSERT_EQ(EINVAL, errno);
 		}
-		ASSERT_TRUE(source_try_check(source, vaddr, 0x0badcafe));
+		ASSERT_TRUE(target_try_check(target, vaddr, 0x0badcafe));
 
 		ASSERT_EQ(0, madvise(vaddr, self->page_size, MADV_DONTFORK));
-		ASSERT_TRUE(source_try_check(source, vaddr, 0x0badcafe));
-		ASSERT_EQ(0, munmap(vaddr, source->size));
+		ASSERT_TRUE(target_try_check(target, vaddr, 0x0badcafe));
+		ASSERT_EQ(0, munmap(vaddr, target->size));
 	}
 }
 
 TEST_F(vfio_pci_mmap_test, mprotect)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
-		void *vaddr = bar_source_mmap(source, 0, source->size);
+	for (target = self->targets; target->size; target++) {
+		void *vaddr = mmap_target_map(target, 0, target->size);
 		u32 value = 0;
 		int pipes[2];
 
-		TH_LOG("BAR%d", source->bar);
+		TH_LOG("BAR%d", target->bar);
 		ASSERT_EQ(0, pipe(pipes));
 		ASSERT_EQ(sizeof(value), write(pipes[1], &value, sizeof(value)));
-		ASSERT_TRUE(source_try_write(source, vaddr, 0x12121212));
+		ASSERT_TRUE(target_try_write(target, vaddr, 0x12121212));
 
 		ASSERT_EQ(0, mprotect(vaddr, self->page_size, PROT_READ));
-		ASSERT_TRUE(source_try_check(source, vaddr, 0x12121212));
+		ASSERT_TRUE(target_try_check(target, vaddr, 0x12121212));
 		ASSERT_EQ(-1, read(pipes[0], vaddr, sizeof(value)));
 		ASSERT_EQ(EFAULT, errno);
 
@@ -416,40 +448,40 @@ TEST_F(vfio_pci_mmap_test, mprotect)
 		ASSERT_EQ(EFAULT, errno);
 
 		ASSERT_EQ(0, mprotect(vaddr, self->page_size, PROT_READ | PROT_WRITE));
-		ASSERT_TRUE(source_try_check(source, vaddr, 0x12121212));
-		ASSERT_TRUE(source_try_write(source, vaddr, 0x21212121));
-		ASSERT_TRUE(source_try_check(source, vaddr, 0x21212121));
+		ASSERT_TRUE(target_try_check(target, vaddr, 0x12121212));
+		ASSERT_TRUE(target_try_write(target, vaddr, 0x21212121));
+		ASSERT_TRUE(target_try_check(target, vaddr, 0x21212121));
 
 		ASSERT_EQ(0, close(pipes[0]));
 		ASSERT_EQ(0, close(pipes[1]));
-		ASSERT_EQ(0, munmap(vaddr, source->size));
+		ASSERT_EQ(0, munmap(vaddr, target->size));
 	}
 }
 
 TEST_F(vfio_pci_mmap_test, partial_munmap)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	if (bar_sources_largest(self->sources) < 3 * self->page_size)
+	if (mmap_targets_max_size(self->targets) < 3 * self->page_size)
 		SKIP(return, "No BAR has 3 pages");
 
-	for (source = self->sources; source->size; source++) {
+	for (target = self->targets; target->size; target++) {
 		size_t page_size = self->page_size;
-		size_t last = source->size - page_size;
+		size_t last = target->size - page_size;
 		void *vaddr;
 
-		if (source->size < 3 * self->page_size)
+		if (target->size < 3 * self->page_size)
 			continue;
 
-		TH_LOG("BAR%d", source->bar);
-		vaddr = bar_source_mmap(source, 0, source->size);
-		ASSERT_TRUE(source_try_write(source, vaddr, 0x34343434));
+		TH_LOG("BAR%d", target->bar);
+		vaddr = mmap_target_map(target, 0, target->size);
+		ASSERT_TRUE(target_try_write(target, vaddr, 0x34343434));
 		ASSERT_TRUE(mmio_try_touch(vaddr + page_size));
 		ASSERT_TRUE(mmio_try_touch(vaddr + last));
 
 		/* A hole, and then the other end of the first part */
 		ASSERT_EQ(0, munmap(vaddr + page_size, page_size));
-		ASSERT_TRUE(source_try_check(source, vaddr, 0x34343434));
+		ASSERT_TRUE(target_try_check(target, vaddr, 0x34343434));
 		ASSERT_TRUE(mmio_try_touch(vaddr + last));
 
 		vfio_pci_cmd_clear(self->device, PCI_COMMAND_MEMORY);
@@ -457,31 +489,31 @@ TEST_F(vfio_pci_mmap_test, partial_munmap)
 		ASSERT_FALSE(mmio_try_touch(vaddr + last));
 		vfio_pci_cmd_set(self->device, PCI_COMMAND_MEMORY);
 
-		ASSERT_TRUE(source_try_write(source, vaddr, 0x43434343));
-		if (source->word.ram)
-			ASSERT_TRUE(source_try_write(source, vaddr + last, 0x56565656));
+		ASSERT_TRUE(target_try_write(target, vaddr, 0x43434343));
+		if (target->scratch.ram)
+			ASSERT_TRUE(target_try_write(target, vaddr + last, 0x56565656));
 		ASSERT_EQ(0, munmap(vaddr, page_size));
 		ASSERT_TRUE(mmio_try_touch(vaddr + last));
-		if (source->word.ram)
-			ASSERT_TRUE(source_try_check(source, vaddr + last, 0x56565656));
-		ASSERT_EQ(0, munmap(vaddr, source->size));
+		if (target->scratch.ram)
+			ASSERT_TRUE(target_try_check(target, vaddr + last, 0x56565656));
+		ASSERT_EQ(0, munmap(vaddr, target->size));
 	}
 }
 
 /* These are no pages that somebody else could hold on to. */
-TEST_F(vfio_pci_mmap_test, no_pages)
+TEST_F(vfio_pci_mmap_test, cannot_be_pinned)
 {
-	struct bar_source *source;
+	struct mmap_target *target;
 
-	for (source = self->sources; source->size; source++) {
-		void *vaddr = bar_source_mmap(source, 0, source->size);
+	for (target = self->targets; target->size; target++) {
+		void *vaddr = mmap_target_map(target, 0, target->size);
 		struct iovec iov = {
 			.iov_base = vaddr,
 			.iov_len = self->page_size,
 		};
 		int pipes[2];
 
-		TH_LOG("BAR%d", source->bar);
+		TH_LOG("BAR%d", target->bar);
 		ASSERT_TRUE(mmio_try_touch(vaddr));
 		ASSERT_EQ(0, pipe(pipes));
 		ASSERT_EQ(-1, vmsplice(pipes[1], &iov, 1, 0));
@@ -489,7 +521,7 @@ TEST_F(vfio_pci_mmap_test, no_pages)
 
 		ASSERT_EQ(0, close(pipes[0]));
 		ASSERT_EQ(0, close(pipes[1]));
-		ASSERT_EQ(0, munmap(vaddr, source->size));
+		ASSERT_EQ(0, munmap(vaddr, target->size));
 	}
 }
 

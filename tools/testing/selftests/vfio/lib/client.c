@@ -138,7 +138,7 @@ int recv_fd(int sock)
 	return fd;
 }
 
-void meet(int sock)
+void client_sync(int sock)
 {
 	char data = 'm';
 

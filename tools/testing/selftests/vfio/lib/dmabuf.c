@@ -96,18 +96,17 @@ const char *vfio_pci_no_dmabuf(struct vfio_pci_device *device)
  */
 static bool bars_are_mapped_as_dmabufs(struct vfio_pci_device *device)
 {
+	struct mmap_target targets[MAX_MMAP_TARGETS], *target;
 	const size_t page_size = getpagesize();
 	bool ret = false;
 	char line[512];
 	void *vaddr;
-	int i;
 
-	for (i = 0; !ret && i < PCI_STD_NUM_BARS; i++) {
-		if (!(device->bars[i].info.flags & VFIO_REGION_INFO_FLAG_MMAP))
-			continue;
-		vaddr = mmap(NULL, page_size, PROT_READ, MAP_SHARED, device->fd,
-			     device->bars[i].info.offset);
-		VFIO_ASSERT_NE(vaddr, MAP_FAILED, "Failed to map BAR%d\n", i);
+	if (mmap_targets_open(targets, device, false))
+		return false;
+
+	for (target = targets; target->size && !ret; target++) {
+		vaddr = mmap_target_map(target, 0, page_size);
 		ret = proc_maps_line(vaddr, line, sizeof(line)) && strstr(line, "/dmabuf:");
 		VFIO_ASSERT_EQ(munmap(vaddr, page_size), 0);
 	}
@@ -135,12 +134,17 @@ const char *vfio_pci_bar_no_dmabuf_mmap(struct vfio_pci_device *device, int bar)
 
 const char *vfio_pci_no_dmabuf_mmap(struct vfio_pci_device *device)
 {
-	const char *reason = "The device has no BAR to map";
-	int i;
+	struct mmap_target targets[MAX_MMAP_TARGETS], *target;
+	const char *reason;
 
-	for (i = 0; reason && i < PCI_STD_NUM_BARS; i++) {
-		if (device->bars[i].info.flags & VFIO_REGION_INFO_FLAG_MMAP)
-			reason = vfio_pci_bar_no_dmabuf_mmap(device, i);
+	reason = mmap_targets_open(targets, device, false);
+	if (reason)
+		return reason;
+
+	for (target = targets; target->size; target++) {
+		reason = vfio_pci_bar_no_dmabuf_mmap(device, target->bar);
+		if (!reason)
+			break;
 	}
 	return reason;
 }

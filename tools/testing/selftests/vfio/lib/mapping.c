@@ -97,11 +97,13 @@ u64 mmio_count_faults(const void *vaddr, size_t size, size_t step)
 
 	/* Whatever of this program itself is not there yet */
 	minor_faults();
-	readl(&before);
+	mmio_try_touch(&before);
 
 	before = minor_faults();
-	for (i = 0; i < size; i += step)
-		readl(vaddr + i);
+	for (i = 0; i < size; i += step) {
+		if (!mmio_try_touch(vaddr + i))
+			return UINT64_MAX;
+	}
 	return minor_faults() - before;
 }
 
@@ -181,163 +183,149 @@ bool proc_maps_has(const void *vaddr, const char *what)
 	return false;
 }
 
-static const struct {
-	u16 vendor;
-	u16 device;
-	int bar;
-	struct vfio_pci_bar_word word;
-} bar_words[] = {
-	/* QEMU's edu: the liveness check */
-	{ 0x1234, 0x11e8, 0, { .offset = 0x4, .mask = ~0U, .invert = ~0U } },
-	/* QEMU's ivshmem-plain: the shared memory */
-	{ 0x1af4, 0x1110, 2, { .mask = ~0U, .ram = true } },
-	/* QEMU's bochs-display: video memory, and the width of the screen */
-	{ 0x1234, 0x1111, 0, { .mask = ~0U, .ram = true } },
-	{ 0x1234, 0x1111, 2, { .offset = 0x500, .mask = 0xffff0000 } },
-	/* QEMU's nvme: the address of the admin submission queue, of no effect */
-	{ 0x1b36, 0x0010, 0, { .offset = 0x28, .mask = 0xfffff000 } },
-};
-
-struct vfio_pci_bar_word vfio_pci_bar_word(struct vfio_pci_device *device, int bar)
+struct vfio_pci_scratch vfio_pci_bar_scratch(struct vfio_pci_device *device, int bar)
 {
-	int i;
+	const struct vfio_pci_driver_ops *ops = device->driver.ops;
+	struct vfio_pci_scratch scratch = {};
 
-	for (i = 0; i < ARRAY_SIZE(bar_words); i++) {
-		if (bar_words[i].bar == bar &&
-		    vfio_pci_device_match(device, bar_words[i].vendor, bar_words[i].device))
-			return bar_words[i].word;
-	}
-	return (struct vfio_pci_bar_word){};
+	if (ops && ops->find_scratch)
+		ops->find_scratch(device, bar, &scratch);
+	return scratch;
 }
 
-bool bar_word_try_write(const struct vfio_pci_bar_word *word, void *vaddr, u32 value)
+bool scratch_try_write(const struct vfio_pci_scratch *scratch, void *vaddr, u32 value)
 {
-	if (!word->mask)
+	if (!scratch->mask)
 		return mmio_try_touch(vaddr);
 
 	return mmio_try_write(vaddr, value);
 }
 
-bool bar_word_try_check(const struct vfio_pci_bar_word *word, const void *vaddr, u32 value)
+bool scratch_try_check(const struct vfio_pci_scratch *scratch, const void *vaddr, u32 value)
 {
 	u32 got;
 
 	if (!mmio_try_read(vaddr, &got))
 		return false;
 
-	return !(((got ^ word->invert) ^ value) & word->mask);
+	return !(((got ^ scratch->invert) ^ value) & scratch->mask);
 }
 
 /* What of a BAR can be mapped is up to its region info, and to nothing else. */
-static const char *no_bar_source(struct vfio_pci_device *device, int bar, bool delegated)
+static const char *no_mmap_target(struct vfio_pci_device *device, int bar, bool dmabuf)
 {
-	if (delegated)
+	if (dmabuf)
 		return vfio_pci_bar_no_dmabuf_mmap(device, bar);
 	if (!(device->bars[bar].info.flags & VFIO_REGION_INFO_FLAG_MMAP))
 		return "There is no such BAR to map";
 	return NULL;
 }
 
-const char *bar_source_open(struct bar_source *source, struct vfio_pci_device *device,
-			    int bar, bool delegated)
+const char *mmap_target_open(struct mmap_target *target, struct vfio_pci_device *device,
+			     int bar, bool dmabuf)
 {
+	const char *reason = no_mmap_target(device, bar, dmabuf);
 	struct vfio_region_info *info = &device->bars[bar].info;
-	const char *reason = no_bar_source(device, bar, delegated);
 
 	if (reason)
 		return reason;
 
-	*source = (struct bar_source) {
+	*target = (struct mmap_target) {
 		.device = device,
 		.bar = bar,
-		.delegated = delegated,
-		.word = vfio_pci_bar_word(device, bar),
+		.dmabuf = dmabuf,
+		.scratch = vfio_pci_bar_scratch(device, bar),
 		.fd = device->fd,
 		.offset = info->offset,
 		/* A BAR can be smaller than a page, its mapping cannot. */
 		.size = ALIGN(info->size, getpagesize()),
 	};
 
-	if (delegated) {
-		source->offset = 0;
-		source->fd = vfio_pci_dmabuf_export_range(device, bar, 0, source->size);
+	if (dmabuf) {
+		target->offset = 0;
+		target->fd = vfio_pci_dmabuf_export_range(device, bar, 0, target->size);
 	}
 	return NULL;
 }
 
-const char *bar_source_open_largest(struct bar_source *source, struct vfio_pci_device *device,
-				    bool delegated)
-{
-	int bar, largest = -1;
-
-	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {
-		if (no_bar_source(device, bar, delegated))
-			continue;
-		if (largest < 0 || device->bars[bar].info.size > device->bars[largest].info.size)
-			largest = bar;
-	}
-	if (largest < 0)
-		return delegated ? vfio_pci_no_dmabuf_mmap(device) : "The device has no BAR to map";
-
-	return bar_source_open(source, device, largest, delegated);
-}
-
-const char *bar_sources_open(struct bar_source *sources, struct vfio_pci_device *device,
-			     bool delegated)
+const char *mmap_targets_open(struct mmap_target *targets, struct vfio_pci_device *device,
+			      bool dmabuf)
 {
 	int bar, nr = 0;
 
 	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++) {
-		if (!bar_source_open(&sources[nr], device, bar, delegated))
+		if (!mmap_target_open(&targets[nr], device, bar, dmabuf))
 			nr++;
 	}
-	sources[nr].size = 0;
+	targets[nr].size = 0;
 	if (nr)
 		return NULL;
 
-	return delegated ? vfio_pci_no_dmabuf_mmap(device) : "The device has no BAR to map";
+	return dmabuf ? vfio_pci_no_dmabuf_mmap(device) : "The device has no BAR to map";
 }
 
-void bar_source_close(struct bar_source *source)
+const char *mmap_target_open_largest(struct mmap_target *target, struct vfio_pci_device *device,
+				     bool dmabuf)
 {
-	if (source->delegated)
-		VFIO_ASSERT_EQ(close(source->fd), 0);
+	struct mmap_target targets[MAX_MMAP_TARGETS], *largest = targets, *other;
+	const char *reason;
+
+	reason = mmap_targets_open(targets, device, dmabuf);
+	if (reason)
+		return reason;
+
+	for (other = targets; other->size; other++) {
+		if (other->size > largest->size)
+			largest = other;
+	}
+	for (other = targets; other->size; other++) {
+		if (other != largest)
+			mmap_target_close(other);
+	}
+	*target = *largest;
+	return NULL;
 }
 
-void bar_sources_close(struct bar_source *sources)
+void mmap_target_close(struct mmap_target *target)
 {
-	for (; sources->size; sources++)
-		bar_source_close(sources);
+	if (target->dmabuf)
+		VFIO_ASSERT_EQ(close(target->fd), 0);
 }
 
-u64 bar_sources_largest(const struct bar_source *sources)
+void mmap_targets_close(struct mmap_target *targets)
 {
-	u64 largest = 0;
-
-	for (; sources->size; sources++)
-		largest = max(largest, sources->size);
-	return largest;
+	for (; targets->size; targets++)
+		mmap_target_close(targets);
 }
 
-void *bar_source_mmap(const struct bar_source *source, u64 offset, size_t size)
+u64 mmap_targets_max_size(const struct mmap_target *targets)
+{
+	u64 max_size = 0;
+
+	for (; targets->size; targets++)
+		max_size = max(max_size, targets->size);
+	return max_size;
+}
+
+void *mmap_target_map(const struct mmap_target *target, u64 offset, size_t size)
 {
 	void *vaddr;
 
 	vaddr = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED,
-		     source->fd, source->offset + offset);
+		     target->fd, target->offset + offset);
 	VFIO_ASSERT_NE(vaddr, MAP_FAILED, "Failed to map %#zx of BAR%d at %#lx\n",
-		       size, source->bar, offset);
+		       size, target->bar, offset);
 	return vaddr;
 }
 
-bool bar_source_try_touch(const struct bar_source *source)
+bool mmap_target_try_touch(const struct mmap_target *target)
 {
 	const size_t page_size = getpagesize();
 	void *vaddr;
 	bool ret;
 
-	vaddr = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, source->fd,
-		     source->offset);
+	vaddr = mmap(NULL, page_size, PROT_READ | PROT_WRITE, MAP_SHARED, target->fd,
+		     target->offset);
 	if (vaddr == MAP_FAILED) {
 		VFIO_ASSERT_EQ(errno, ENODEV);
 		return false;

@@ -16,31 +16,31 @@
 
 /* Memory decode, as a guest switches it */
 
-static const char *always_there(struct vfio_pci_device *device)
+static const char *always_supported(struct vfio_pci_device *device)
 {
 	return NULL;
 }
 
-static void decode_take(struct vfio_pci_device *device)
+static void decode_disable(struct vfio_pci_device *device)
 {
 	vfio_pci_cmd_clear(device, PCI_COMMAND_MEMORY);
 }
 
-static void decode_give(struct vfio_pci_device *device)
+static void decode_enable(struct vfio_pci_device *device)
 {
 	vfio_pci_cmd_set(device, PCI_COMMAND_MEMORY);
 }
 
 const struct vfio_pci_memory_event vfio_pci_memory_decode = {
 	.name = "memory decode",
-	.missing = always_there,
-	.take = decode_take,
-	.give = decode_give,
+	.unsupported = always_supported,
+	.disable = decode_disable,
+	.enable = decode_enable,
 };
 
 /* D3hot by the power management capability */
 
-static const char *d3hot_missing(struct vfio_pci_device *device)
+static const char *d3hot_unsupported(struct vfio_pci_device *device)
 {
 	if (!vfio_pci_find_capability(device, PCI_CAP_ID_PM))
 		return "The device has no power management capability";
@@ -59,21 +59,51 @@ static void set_power_state(struct vfio_pci_device *device, u16 state)
 	VFIO_ASSERT_EQ(ctrl & PCI_PM_CTRL_STATE_MASK, state);
 }
 
-static void d3hot_take(struct vfio_pci_device *device)
+static void d3hot_disable(struct vfio_pci_device *device)
 {
 	set_power_state(device, 3);
 }
 
-static void d3hot_give(struct vfio_pci_device *device)
+static void d3hot_enable(struct vfio_pci_device *device)
 {
 	set_power_state(device, 0);
 }
 
 const struct vfio_pci_memory_event vfio_pci_d3hot = {
 	.name = "D3hot",
-	.missing = d3hot_missing,
-	.take = d3hot_take,
-	.give = d3hot_give,
+	.unsupported = d3hot_unsupported,
+	.disable = d3hot_disable,
+	.enable = d3hot_enable,
+};
+
+/*
+ * D3hot, and back to D0 by a reset of which vfio is not told: the state of a device
+ * is not what vfio did to it.
+ */
+
+static const char *external_reset_unsupported(struct vfio_pci_device *device)
+{
+	if (!sysfs_device_can_reset(device->bdf))
+		return "The kernel has no way to reset the device";
+	return d3hot_unsupported(device);
+}
+
+static void external_reset_enable(struct vfio_pci_device *device)
+{
+	u8 pm = vfio_pci_find_capability(device, PCI_CAP_ID_PM);
+	u16 ctrl;
+
+	sysfs_device_reset(device->bdf);
+
+	ctrl = vfio_pci_config_readw(device, pm + PCI_PM_CTRL);
+	VFIO_ASSERT_EQ(ctrl & PCI_PM_CTRL_STATE_MASK, 0);
+}
+
+const struct vfio_pci_memory_event vfio_pci_external_reset = {
+	.name = "external reset",
+	.unsupported = external_reset_unsupported,
+	.disable = d3hot_disable,
+	.enable = external_reset_enable,
 };
 
 /* Low power, as VFIO offers it */
@@ -88,7 +118,7 @@ static int low_power_feature(struct vfio_pci_device *device, u32 flags)
 	return ioctl(device->fd, VFIO_DEVICE_FEATURE, &feature) ? -errno : 0;
 }
 
-static const char *low_power_missing(struct vfio_pci_device *device)
+static const char *low_power_unsupported(struct vfio_pci_device *device)
 {
 	u32 probe = VFIO_DEVICE_FEATURE_PROBE | VFIO_DEVICE_FEATURE_SET;
 
@@ -98,14 +128,14 @@ static const char *low_power_missing(struct vfio_pci_device *device)
 	return NULL;
 }
 
-static void low_power_take(struct vfio_pci_device *device)
+static void low_power_disable(struct vfio_pci_device *device)
 {
 	u32 set = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY;
 
 	VFIO_ASSERT_EQ(low_power_feature(device, set), 0);
 }
 
-static void low_power_give(struct vfio_pci_device *device)
+static void low_power_enable(struct vfio_pci_device *device)
 {
 	u32 set = VFIO_DEVICE_FEATURE_SET | VFIO_DEVICE_FEATURE_LOW_POWER_EXIT;
 
@@ -114,14 +144,14 @@ static void low_power_give(struct vfio_pci_device *device)
 
 const struct vfio_pci_memory_event vfio_pci_low_power = {
 	.name = "low power",
-	.missing = low_power_missing,
-	.take = low_power_take,
-	.give = low_power_give,
+	.unsupported = low_power_unsupported,
+	.disable = low_power_disable,
+	.enable = low_power_enable,
 };
 
 /* VFIO_DEVICE_RESET */
 
-static const char *function_reset_missing(struct vfio_pci_device *device)
+static const char *function_reset_unsupported(struct vfio_pci_device *device)
 {
 	if (!(device->info.flags & VFIO_DEVICE_FLAGS_RESET))
 		return "The device cannot be reset";
@@ -130,8 +160,8 @@ static const char *function_reset_missing(struct vfio_pci_device *device)
 
 const struct vfio_pci_memory_event vfio_pci_function_reset = {
 	.name = "VFIO_DEVICE_RESET",
-	.missing = function_reset_missing,
-	.take = vfio_pci_device_reset,
+	.unsupported = function_reset_unsupported,
+	.disable = vfio_pci_device_reset,
 };
 
 /* VFIO_DEVICE_PCI_HOT_RESET, of a device that is alone on its bus */
@@ -170,7 +200,7 @@ static bool port_has_no_link(struct vfio_pci_device *device)
 	       !(le16toh(lnksta) & PCI_EXP_LNKSTA_DLLLA);
 }
 
-static const char *hot_reset_missing(struct vfio_pci_device *device)
+static const char *hot_reset_unsupported(struct vfio_pci_device *device)
 {
 	struct vfio_pci_hot_reset_info info = {
 		.argsz = sizeof(info),
@@ -188,7 +218,7 @@ static const char *hot_reset_missing(struct vfio_pci_device *device)
 	return NULL;
 }
 
-static void hot_reset_take(struct vfio_pci_device *device)
+static void hot_reset_disable(struct vfio_pci_device *device)
 {
 	struct vfio_pci_hot_reset *reset;
 	size_t argsz = sizeof(*reset) + sizeof(reset->group_fds[0]);
@@ -206,13 +236,13 @@ static void hot_reset_take(struct vfio_pci_device *device)
 
 const struct vfio_pci_memory_event vfio_pci_hot_reset = {
 	.name = "VFIO_DEVICE_PCI_HOT_RESET",
-	.missing = hot_reset_missing,
-	.take = hot_reset_take,
+	.unsupported = hot_reset_unsupported,
+	.disable = hot_reset_disable,
 };
 
 /* Function level reset by the PCI Express capability, as a guest does it */
 
-static const char *flr_missing(struct vfio_pci_device *device)
+static const char *flr_unsupported(struct vfio_pci_device *device)
 {
 	u8 exp = vfio_pci_find_capability(device, PCI_CAP_ID_EXP);
 
@@ -221,7 +251,7 @@ static const char *flr_missing(struct vfio_pci_device *device)
 	return NULL;
 }
 
-static void flr_take(struct vfio_pci_device *device)
+static void flr_disable(struct vfio_pci_device *device)
 {
 	u8 exp = vfio_pci_find_capability(device, PCI_CAP_ID_EXP);
 	u16 ctl = vfio_pci_config_readw(device, exp + PCI_EXP_DEVCTL);
@@ -231,6 +261,6 @@ static void flr_take(struct vfio_pci_device *device)
 
 const struct vfio_pci_memory_event vfio_pci_flr = {
 	.name = "FLR",
-	.missing = flr_missing,
-	.take = flr_take,
+	.unsupported = flr_unsupported,
+	.disable = flr_disable,
 };

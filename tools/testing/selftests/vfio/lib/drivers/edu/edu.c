@@ -257,6 +257,20 @@ static void edu_send_msi(struct vfio_pci_device *device)
 	writel(1, registers + EDU_IRQ_ACK);
 }
 
+static int edu_find_scratch(struct vfio_pci_device *device, int bar,
+			    struct vfio_pci_scratch *scratch)
+{
+	if (bar)
+		return -ENOENT;
+
+	*scratch = (struct vfio_pci_scratch) {
+		.offset = EDU_LIVENESS,
+		.mask = ~0U,
+		.invert = ~0U,
+	};
+	return 0;
+}
+
 const struct vfio_pci_driver_ops edu_ops = {
 	.name = "edu",
 	.probe = edu_probe,
@@ -265,4 +279,5 @@ const struct vfio_pci_driver_ops edu_ops = {
 	.memcpy_start = edu_memcpy_start,
 	.memcpy_wait = edu_memcpy_wait,
 	.send_msi = edu_send_msi,
+	.find_scratch = edu_find_scratch,
 };

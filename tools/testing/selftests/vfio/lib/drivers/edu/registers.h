@@ -13,6 +13,8 @@
 #define EDU_ID_MASK			0xff00ffffU	/* All but the minor version */
 #define EDU_ID_V1			0x010000edU
 
+#define EDU_LIVENESS			0x04	/* Reads as what was written, inverted */
+
 #define EDU_STATUS			0x20
 #define EDU_STATUS_IRQ_FACTORIAL	BIT(7)
 

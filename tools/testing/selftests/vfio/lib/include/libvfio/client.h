@@ -28,7 +28,7 @@ void client_kill(struct client *client);
 void send_fd(int sock, int fd);
 int recv_fd(int sock);
 
-/* Returns when the other side has come to the same point. */
-void meet(int sock);
+/* Returns when the other side has called it as well. */
+void client_sync(int sock);
 
 #endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_CLIENT_H */

@@ -8,6 +8,8 @@
 #include <linux/pci_regs.h>
 #include <linux/types.h>
 
+#include <libvfio/vfio_pci_driver.h>
+
 struct vfio_pci_device;
 
 /*
@@ -25,7 +27,8 @@ static inline bool mmio_try_touch(const void *vaddr)
 }
 
 /*
- * Read 4 bytes in each @step of @size and return how many page faults that took.
+ * Read 4 bytes in each @step of @size and return how many page faults that took,
+ * or UINT64_MAX where one of them raised SIGBUS.
  * With small steps through memory that is not mapped yet this is the number of
  * page table entries that it takes to map it.
  */
@@ -43,36 +46,25 @@ bool proc_maps_line(const void *vaddr, char *line, size_t size);
 bool proc_maps_has(const void *vaddr, const char *what);
 
 /*
- * Something in a BAR to write to: 4 bytes, of which those in @mask read back as
- * what was written ^ @invert. @ram is the same everywhere in the BAR.
+ * Find the scratch memory of a BAR. If nothing is known about the device the mask
+ * is 0 and the first 4 bytes are good for being read.
  */
-struct vfio_pci_bar_word {
-	u64 offset;
-	u32 mask;
-	u32 invert;
-	bool ram;
-};
+struct vfio_pci_scratch vfio_pci_bar_scratch(struct vfio_pci_device *device, int bar);
+
+/* Access scratch memory at an address. Return false where that raised SIGBUS. */
+bool scratch_try_write(const struct vfio_pci_scratch *scratch, void *vaddr, u32 value);
+/* Also returns false if the memory is not as scratch_try_write() leaves it */
+bool scratch_try_check(const struct vfio_pci_scratch *scratch, const void *vaddr, u32 value);
 
 /*
- * Look up the word of a BAR. If nothing is known about the device the mask is 0
- * and the word is good for a read of the first 4 bytes.
+ * Something to give to mmap(): a BAR through the device's fd, or all of the same
+ * BAR exported as a DMABUF. What is true for one is true for the other.
  */
-struct vfio_pci_bar_word vfio_pci_bar_word(struct vfio_pci_device *device, int bar);
-
-/* Access the word at an address. Return false where that raised SIGBUS. */
-bool bar_word_try_write(const struct vfio_pci_bar_word *word, void *vaddr, u32 value);
-/* Also returns false if the word is not as bar_word_try_write() leaves it */
-bool bar_word_try_check(const struct vfio_pci_bar_word *word, const void *vaddr, u32 value);
-
-/*
- * Something to give to mmap(): a BAR through the device's fd, or all of the
- * same BAR as a DMABUF, delegated. What holds for one holds for the other.
- */
-struct bar_source {
+struct mmap_target {
 	struct vfio_pci_device *device;
 	int bar;
-	bool delegated;
-	struct vfio_pci_bar_word word;
+	bool dmabuf;
+	struct vfio_pci_scratch scratch;
 	int fd;
 	u64 offset;
 	u64 size;
@@ -82,43 +74,43 @@ struct bar_source {
  * Returns why there is nothing to map, or NULL. What cannot be done with a BAR
  * is known beforehand: where one that should work does not, the test fails.
  */
-const char *bar_source_open(struct bar_source *source, struct vfio_pci_device *device,
-			    int bar, bool delegated);
+const char *mmap_target_open(struct mmap_target *target, struct vfio_pci_device *device,
+			     int bar, bool dmabuf);
 /* The same for the largest BAR that there is */
-const char *bar_source_open_largest(struct bar_source *source, struct vfio_pci_device *device,
-				    bool delegated);
-void bar_source_close(struct bar_source *source);
+const char *mmap_target_open_largest(struct mmap_target *target, struct vfio_pci_device *device,
+				     bool dmabuf);
+void mmap_target_close(struct mmap_target *target);
 
 /*
- * All BARs of a device that can be mapped, in MAX_BAR_SOURCES, with one at the
+ * All BARs of a device that can be mapped, in MAX_MMAP_TARGETS, with one at the
  * end that has no size.
  */
-#define MAX_BAR_SOURCES (PCI_STD_NUM_BARS + 1)
+#define MAX_MMAP_TARGETS (PCI_STD_NUM_BARS + 1)
 
-const char *bar_sources_open(struct bar_source *sources, struct vfio_pci_device *device,
-			     bool delegated);
-void bar_sources_close(struct bar_source *sources);
+const char *mmap_targets_open(struct mmap_target *targets, struct vfio_pci_device *device,
+			      bool dmabuf);
+void mmap_targets_close(struct mmap_target *targets);
 /* The size of the largest */
-u64 bar_sources_largest(const struct bar_source *sources);
+u64 mmap_targets_max_size(const struct mmap_target *targets);
 
 /* Map at an offset of the BAR, to be read and written. */
-void *bar_source_mmap(const struct bar_source *source, u64 offset, size_t size);
+void *mmap_target_map(const struct mmap_target *target, u64 offset, size_t size);
 
 /*
  * Map the first page anew and touch it. Returns false where that raised SIGBUS,
  * or where the DMABUF cannot be mapped any more.
  */
-bool bar_source_try_touch(const struct bar_source *source);
+bool mmap_target_try_touch(const struct mmap_target *target);
 
-/* Access the word of the BAR in a mapping that starts at a page that has it. */
-static inline bool source_try_write(const struct bar_source *source, void *vaddr, u32 value)
+/* Access the scratch memory in a mapping that starts with the page that has it. */
+static inline bool target_try_write(const struct mmap_target *target, void *vaddr, u32 value)
 {
-	return bar_word_try_write(&source->word, vaddr + source->word.offset, value);
+	return scratch_try_write(&target->scratch, vaddr + target->scratch.offset, value);
 }
 
-static inline bool source_try_check(const struct bar_source *source, const void *vaddr, u32 value)
+static inline bool target_try_check(const struct mmap_target *target, const void *vaddr, u32 value)
 {
-	return bar_word_try_check(&source->word, vaddr + source->word.offset, value);
+	return scratch_try_check(&target->scratch, vaddr + target->scratch.offset, value);
 }
 
 #endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_MAPPING_H */

@@ -7,22 +7,23 @@
 struct vfio_pci_device;
 
 /**
- * struct vfio_pci_memory_event - Something that takes a device's memory away
+ * struct vfio_pci_memory_event - Something that disables a device's memory
  * @name: Its name
- * @missing: Why this device, or this kernel, does not have it; NULL if it has
- * @take: The memory is gone when this returns
- * @give: The memory is back when this returns. If there is none, the memory was
- *	gone for a while, and is back when @take returns.
+ * @unsupported: Why this device, or this kernel, does not have it; NULL if it has
+ * @disable: The memory is disabled when this returns
+ * @enable: The memory is enabled when this returns. If there is none, this is a
+ *	reset: the memory is enabled again when @disable returns.
  */
 struct vfio_pci_memory_event {
 	const char *name;
-	const char *(*missing)(struct vfio_pci_device *device);
-	void (*take)(struct vfio_pci_device *device);
-	void (*give)(struct vfio_pci_device *device);
+	const char *(*unsupported)(struct vfio_pci_device *device);
+	void (*disable)(struct vfio_pci_device *device);
+	void (*enable)(struct vfio_pci_device *device);
 };
 
 extern const struct vfio_pci_memory_event vfio_pci_memory_decode;
 extern const struct vfio_pci_memory_event vfio_pci_d3hot;
+extern const struct vfio_pci_memory_event vfio_pci_external_reset;
 extern const struct vfio_pci_memory_event vfio_pci_low_power;
 extern const struct vfio_pci_memory_event vfio_pci_function_reset;
 extern const struct vfio_pci_memory_event vfio_pci_hot_reset;
