@@ -78,7 +78,7 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 			struct vfio_pci_memory *memory = priv->memory;
 			enum vfio_pci_memory_state state;
 
-			state = vfio_pci_memory_state(memory);
+			state = vfio_pci_dma_buf_state(priv);
 			if (likely(state == VFIO_PCI_MEMORY_ENABLED))
 				ret = order ? vfio_pci_insert_pfn(vmf, pfn, order) :
 					      vmf_insert_pfn(vma, addr, pfn);
@@ -115,7 +115,15 @@ static vm_fault_t vfio_pci_dma_buf_huge_fault(struct vm_fault *vmf,
 }
 #endif
 
-static const struct vm_operations_struct vfio_pci_dma_buf_vm_ops = {
+static const struct vm_operations_struct vfio_pci_bar_vm_ops = {
+	.fault = vfio_pci_dma_buf_fault,
+#ifdef CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP
+	.huge_fault = vfio_pci_dma_buf_huge_fault,
+#endif
+};
+
+/* The same, and another address, see vfio_vma_is_revocable() */
+const struct vm_operations_struct vfio_pci_dma_buf_vm_ops = {
 	.fault = vfio_pci_dma_buf_fault,
 #ifdef CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP
 	.huge_fault = vfio_pci_dma_buf_huge_fault,
@@ -123,11 +131,12 @@ static const struct vm_operations_struct vfio_pci_dma_buf_vm_ops = {
 };
 
 static void vfio_pci_dma_buf_init_vma(struct vfio_pci_dma_buf *priv,
-				      struct vm_area_struct *vma)
+				      struct vm_area_struct *vma,
+				      const struct vm_operations_struct *vm_ops)
 {
 	vfio_pci_init_vma(vma);
 	vma->vm_private_data = priv;
-	vma->vm_ops = &vfio_pci_dma_buf_vm_ops;
+	vma->vm_ops = vm_ops;
 }
 
 /**
@@ -153,10 +162,10 @@ int vfio_pci_dma_buf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 		return -EOPNOTSUPP;
 
 	scoped_guard(rwsem_read, &priv->lock)
-		if (vfio_pci_memory_state(priv->memory) == VFIO_PCI_MEMORY_REVOKED)
+		if (vfio_pci_dma_buf_state(priv) == VFIO_PCI_MEMORY_REVOKED)
 			return -ENODEV;
 
-	vfio_pci_dma_buf_init_vma(priv, vma);
+	vfio_pci_dma_buf_init_vma(priv, vma, &vfio_pci_dma_buf_vm_ops);
 	return 0;
 }
 
@@ -194,7 +203,7 @@ int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 		kvfree(priv);
 		return ret;
 	}
-	vfio_pci_dma_buf_init_vma(priv, vma);
+	vfio_pci_dma_buf_init_vma(priv, vma, &vfio_pci_bar_vm_ops);
 
 	/* Both references move. From here on there is no way back. */
 	priv->device_file = vma->vm_file;
