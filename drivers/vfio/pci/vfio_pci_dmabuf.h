@@ -51,7 +51,7 @@ struct vfio_region_dma_range;
  * @VFIO_PCI_MEMORY_ENABLED: Yes, unless the device is in D3. The PCI core can
  *	bring it back from there without asking vfio, for a reset through sysfs,
  *	error recovery or a resume of the host, so that is not part of the state:
- *	see vfio_pci_dma_buf_state().
+ *	see vfio_pci_memory_state().
  * @VFIO_PCI_MEMORY_DISABLED: No, until vfio_pci_memory_restore(). The user has
  *	disabled it, or sent the device to low power.
  * @VFIO_PCI_MEMORY_CHANGING: Not now. Whoever holds memory_lock for writing is
@@ -112,7 +112,6 @@ struct vfio_pci_memory {
  * @nr_mapped: Mappings of importers, but for iommufd's.
  * @imported: Whether an importer may have mapped the memory since it was last
  *	revoked; changes under dmabuf->resv.
- * @revoked: Whether this buffer was revoked for good; guarded by @lock.
  * @can_mmap: Whether an exported buffer can be mapped by the CPU.
  * @nr_ranges: Number of entries in @phys_vec and in @range_end.
  * @range_end: The offset in the buffer behind each range, in pages.
@@ -136,7 +135,6 @@ struct vfio_pci_dma_buf {
 	struct p2pdma_provider *provider;
 	atomic_t nr_mapped;
 	bool imported;
-	bool revoked;
 	bool can_mmap;
 	u32 nr_ranges;
 	unsigned long *range_end;
@@ -144,19 +142,16 @@ struct vfio_pci_dma_buf {
 };
 
 /**
- * vfio_pci_dma_buf_state() - Can the memory of a buffer be reached right now?
- * @priv: The buffer
+ * vfio_pci_memory_state() - Can the memory be reached right now?
+ * @memory: The memory of a device
  *
- * Context: Its lock is held, which keeps the answer valid.
+ * Context: The lock of one of the buffers is held, which keeps the answer valid.
  */
 static inline enum vfio_pci_memory_state
-vfio_pci_dma_buf_state(const struct vfio_pci_dma_buf *priv)
+vfio_pci_memory_state(const struct vfio_pci_memory *memory)
 {
-	const struct vfio_pci_memory *memory = priv->memory;
 	enum vfio_pci_memory_state state = READ_ONCE(memory->state);
 
-	if (priv->revoked)
-		return VFIO_PCI_MEMORY_REVOKED;
 	if (state == VFIO_PCI_MEMORY_ENABLED && vfio_pci_in_d3(memory->pdev))
 		return VFIO_PCI_MEMORY_DISABLED;
 	return state;
@@ -206,8 +201,6 @@ void vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
 			 struct vfio_pci_dma_buf *priv);
 void vfio_pci_memory_remove(struct vfio_pci_dma_buf *priv);
 int vfio_pci_memory_wait(struct vfio_pci_memory *memory, bool interruptible);
-int vfio_pci_dma_buf_revoke(struct vfio_pci_core_device *vdev,
-			    struct vfio_pci_dma_buf *priv);
 
 struct vfio_pci_dma_buf *vfio_pci_dma_buf_alloc(u32 nr_ranges);
 void vfio_pci_dma_buf_init_ranges(struct vfio_pci_dma_buf *priv);

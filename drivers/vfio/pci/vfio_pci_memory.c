@@ -132,79 +132,28 @@ int vfio_pci_memory_wait(struct vfio_pci_memory *memory, bool interruptible)
 
 /*
  * Have importers unmap the buffer, and wait until they have, and until the work
- * that they had for it is done. Fails with -EINTR for a signal if @interruptible,
- * and can be called again then.
+ * that they had for it is done.
  */
-static int vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv,
-				  bool interruptible)
+static void vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv)
 {
 	struct dma_resv *resv = priv->dmabuf->resv;
-	long ret;
 
 	/*
 	 * Whoever has the fd can add fences, which say nothing about this memory
 	 * as long as no importer has mapped it. Then there is nothing to wait for.
 	 */
-	if (READ_ONCE(priv->imported)) {
-		if (!interruptible)
-			dma_resv_lock(resv, NULL);
-		else if (dma_resv_lock_interruptible(resv, NULL))
-			return -EINTR;
+	if (!READ_ONCE(priv->imported))
+		return;
 
-		dma_buf_invalidate_mappings(priv->dmabuf);
-		ret = dma_resv_wait_timeout(resv, DMA_RESV_USAGE_BOOKKEEP,
-					    interruptible, MAX_SCHEDULE_TIMEOUT);
-		if (ret > 0)
-			WRITE_ONCE(priv->imported, false);
-		dma_resv_unlock(resv);
-		if (ret < 0)
-			return -EINTR;
-	}
+	dma_resv_lock(resv, NULL);
+	dma_buf_invalidate_mappings(priv->dmabuf);
+	dma_resv_wait_timeout(resv, DMA_RESV_USAGE_BOOKKEEP, false,
+			      MAX_SCHEDULE_TIMEOUT);
+	WRITE_ONCE(priv->imported, false);
+	dma_resv_unlock(resv);
 
-	/*
-	 * iommufd is not counted: it has unmapped when invalidate_mappings()
-	 * returns. Another revoke may have told importers, and be here, too.
-	 */
-	if (!interruptible)
-		wait_var_event(&priv->nr_mapped,
-			       !atomic_read_acquire(&priv->nr_mapped));
-	else if (wait_var_event_interruptible(&priv->nr_mapped,
-			       !atomic_read_acquire(&priv->nr_mapped)))
-		return -EINTR;
-	return 0;
-}
-
-/**
- * vfio_pci_dma_buf_revoke() - Take one buffer back for good
- * @vdev: The device, open
- * @priv: A buffer that was exported from some device
- *
- * The CPU's access ends before importers are told, and no other buffer notices:
- * this takes no lock of the device.
- *
- * Return: 0, -ENODEV if it was exported from another device, or before @vdev was
- * opened, -EINTR for a signal while it waited for an importer, -EBADFD if the
- * buffer was revoked before and no importer uses it any more.
- */
-int vfio_pci_dma_buf_revoke(struct vfio_pci_core_device *vdev,
-			    struct vfio_pci_dma_buf *priv)
-{
-	bool revoked;
-	int ret;
-
-	if (priv->memory != vdev->memory)
-		return -ENODEV;
-
-	scoped_guard(rwsem_write, &priv->lock) {
-		revoked = priv->revoked;
-		priv->revoked = true;
-	}
-	vfio_pci_dma_buf_zap(priv);
-
-	ret = vfio_pci_dma_buf_drain(priv, true);
-	if (ret)
-		return ret;
-	return revoked ? -EBADFD : 0;
+	/* iommufd is not counted: it has unmapped when invalidate_mappings() returns. */
+	wait_var_event(&priv->nr_mapped, !atomic_read_acquire(&priv->nr_mapped));
 }
 
 static void __vfio_pci_memory_revoke(struct vfio_pci_core_device *vdev,
@@ -230,7 +179,7 @@ static void __vfio_pci_memory_revoke(struct vfio_pci_core_device *vdev,
 		vfio_pci_zap_bars(vdev);
 
 	vfio_pci_memory_for_each(priv, memory)
-		vfio_pci_dma_buf_drain(priv, false);
+		vfio_pci_dma_buf_drain(priv);
 }
 
 /**

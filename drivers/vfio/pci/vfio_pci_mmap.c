@@ -78,7 +78,7 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 			struct vfio_pci_memory *memory = priv->memory;
 			enum vfio_pci_memory_state state;
 
-			state = vfio_pci_dma_buf_state(priv);
+			state = vfio_pci_memory_state(memory);
 			if (likely(state == VFIO_PCI_MEMORY_ENABLED))
 				ret = order ? vfio_pci_insert_pfn(vmf, pfn, order) :
 					      vmf_insert_pfn(vma, addr, pfn);
@@ -162,7 +162,7 @@ int vfio_pci_dma_buf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 		return -EOPNOTSUPP;
 
 	scoped_guard(rwsem_read, &priv->lock)
-		if (vfio_pci_dma_buf_state(priv) == VFIO_PCI_MEMORY_REVOKED)
+		if (vfio_pci_memory_state(priv->memory) == VFIO_PCI_MEMORY_REVOKED)
 			return -ENODEV;
 
 	vfio_pci_dma_buf_init_vma(priv, vma, &vfio_pci_dma_buf_vm_ops);

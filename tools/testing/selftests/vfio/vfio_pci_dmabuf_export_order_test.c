@@ -134,7 +134,7 @@ FIXTURE_TEARDOWN(vfio_pci_dmabuf_export_order_test)
 	vfio_pci_device_close(self->device);
 }
 
-TEST_F(vfio_pci_dmabuf_export_order_test, memory_goes_meanwhile)
+TEST_F(vfio_pci_dmabuf_export_order_test, disable_during_export)
 {
 	struct mmap_target late = self->target;
 	const char *reason;
@@ -151,7 +151,7 @@ TEST_F(vfio_pci_dmabuf_export_order_test, memory_goes_meanwhile)
 	ASSERT_EQ(0, close(late.fd));
 }
 
-TEST_F(vfio_pci_dmabuf_export_order_test, memory_comes_meanwhile)
+TEST_F(vfio_pci_dmabuf_export_order_test, enable_during_export)
 {
 	struct mmap_target late = self->target;
 	const char *reason;
@@ -169,7 +169,7 @@ TEST_F(vfio_pci_dmabuf_export_order_test, memory_comes_meanwhile)
 	ASSERT_EQ(0, close(late.fd));
 }
 
-TEST_F(vfio_pci_dmabuf_export_order_test, reset_meanwhile)
+TEST_F(vfio_pci_dmabuf_export_order_test, reset_during_export)
 {
 	struct mmap_target late = self->target;
 	const char *reason;

@@ -652,7 +652,7 @@ static void *map(void *arg)
 	return NULL;
 }
 
-TEST_F(vfio_pci_dmabuf_importer_test, map_as_memory_returns)
+TEST_F(vfio_pci_dmabuf_importer_test, map_during_restore)
 {
 	struct importer_test *test = &self->test;
 	struct mapper mapper = {

@@ -287,7 +287,7 @@ TEST_F(vfio_pci_dmabuf_iommufd_test, mapped)
 	expect_not_mapped(_metadata, self, 0, pos);
 }
 
-TEST_F(vfio_pci_dmabuf_iommufd_test, part)
+TEST_F(vfio_pci_dmabuf_iommufd_test, sub_range)
 {
 	int fd;
 
@@ -468,7 +468,7 @@ static void *import(void *arg)
 	return NULL;
 }
 
-TEST_F(vfio_pci_dmabuf_iommufd_test, import_as_memory_returns)
+TEST_F(vfio_pci_dmabuf_iommufd_test, import_during_restore)
 {
 	struct importer importer = {
 		.self = self,
@@ -492,7 +492,7 @@ TEST_F(vfio_pci_dmabuf_iommufd_test, import_as_memory_returns)
 	ASSERT_EQ(0, close(importer.fd));
 }
 
-TEST_F(vfio_pci_dmabuf_iommufd_test, export_while_away)
+TEST_F(vfio_pci_dmabuf_iommufd_test, export_while_disabled)
 {
 	int fd;
 

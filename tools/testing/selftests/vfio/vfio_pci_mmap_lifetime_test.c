@@ -190,7 +190,7 @@ TEST_F(vfio_pci_mmap_lifetime_test, closed_for_good)
 }
 
 /* The memory was disabled already when the device was closed. */
-TEST_F(vfio_pci_mmap_lifetime_test, closed_while_away)
+TEST_F(vfio_pci_mmap_lifetime_test, closed_while_disabled)
 {
 	if (!self->dmabuf)
 		SKIP(return, "No DMABUF can be mapped");

@@ -59,7 +59,7 @@ FIXTURE_TEARDOWN(vfio_pci_mmap_test)
 	vfio_pci_device_close(self->device);
 }
 
-TEST_F(vfio_pci_mmap_test, whole)
+TEST_F(vfio_pci_mmap_test, full_bar)
 {
 	struct mmap_target *target;
 
@@ -78,7 +78,7 @@ TEST_F(vfio_pci_mmap_test, whole)
 }
 
 /* Each part is seen where it is, and nowhere else. */
-TEST_F(vfio_pci_mmap_test, part)
+TEST_F(vfio_pci_mmap_test, sub_range)
 {
 	struct mmap_target *target;
 
@@ -174,7 +174,7 @@ TEST_F(vfio_pci_mmap_test, private)
 	}
 }
 
-TEST_F(vfio_pci_mmap_test, twice)
+TEST_F(vfio_pci_mmap_test, two_mappings_alias)
 {
 	struct mmap_target *target;
 
@@ -195,7 +195,7 @@ TEST_F(vfio_pci_mmap_test, twice)
 	}
 }
 
-TEST_F(vfio_pci_mmap_test, bar_and_dmabuf_are_the_same)
+TEST_F(vfio_pci_mmap_test, bar_aliases_dmabuf)
 {
 	const char *reason = vfio_pci_no_dmabuf_mmap(self->device);
 	struct mmap_target *target, other;

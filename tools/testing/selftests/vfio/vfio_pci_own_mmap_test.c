@@ -185,7 +185,7 @@ FIXTURE_TEARDOWN(vfio_pci_own_mmap_event_test)
 	own_mmap_teardown(&self->test);
 }
 
-TEST_F(vfio_pci_own_mmap_event_test, mappings_die_and_return)
+TEST_F(vfio_pci_own_mmap_event_test, zap_and_refault)
 {
 	const struct vfio_pci_memory_event *event = variant->event;
 	struct own_mmap_test *test = &self->test;
@@ -302,7 +302,7 @@ TEST_F(vfio_pci_own_mmap_test, faults_in)
 }
 
 /* A zap has to find them wherever they are. */
-TEST_F(vfio_pci_own_mmap_test, moved_and_split)
+TEST_F(vfio_pci_own_mmap_test, zap_moved_and_split)
 {
 	struct own_mmap_test *test = &self->test;
 	struct mapping *mapping;
