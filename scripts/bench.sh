@@ -34,7 +34,6 @@ measure()
 	local kernel=$1 out=$BUILD/run/$2-$1-$3 log=$BUILD/log/$2-$1-$3.log plan=$2
 	shift 3
 
-	[ "$kernel" = fast ] || set -- --kernel-id "$(kgit rev-parse "base^{tree}")" "$@"
 	"$LAB/scripts/boot.sh" --cpu max "$@" \
 		--plan "$LAB/scripts/plans/$plan" --out "$out" "$kernel" > "$log" 2>&1 ||
 		{ cat "$log"; die "the $kernel kernel did not finish its measurements"; }

@@ -12,7 +12,8 @@ usage()
 	cat << END
 usage: boot.sh [option...] FLAVOUR [-- QEMU-ARGUMENT...]
 
-  --plan FILE          what to run (default scripts/plans/all), one line per test:
+  --plan FILE          what to run (default scripts/plans/all, for the stock kernel
+                       scripts/plans/stock), one line per test:
                        DEVICE[+DEVICE] COLLECTION:TEST [ARGUMENT...]; "-" is no device,
                        and "FLAVOUR:" before it is for one kernel only
   --shard I/N          only each Nth line of the plan, from the Ith on
@@ -22,7 +23,7 @@ usage: boot.sh [option...] FLAVOUR [-- QEMU-ARGUMENT...]
   --timeout SECONDS    for the whole guest (default 3600)
   --test-timeout SECONDS   for each test (default: what its "settings" say)
   --kernel-id ID       what the kernel was built of, as kernel.sh notes it in .lab-tree
-                       (default: what build/linux has now)
+                       (default: what build/linux has now, for "stock" its base)
   --tests-id ID        the same of the tests
   --cpu MODEL          (default max; with TCG without the instructions it is slow at,
                        so a measurement to be compared with others needs --cpu max)
@@ -37,7 +38,7 @@ Devices: edu ivshmem bochs nvme igb e1000e
 END
 }
 
-plan=$LAB/scripts/plans/all shard='' expected='' out='' limit=3600 test_limit=''
+plan='' shard='' expected='' out='' limit=3600 test_limit=''
 kernel_id='' tests_id='' cpu='' append='' environment=() add=() icount=0 threads=single flavour=''
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -71,11 +72,17 @@ for word in "${environment[@]}"; do
 	[[ $word =~ ^[A-Z_]+=[A-Za-z0-9_.-]*$ ]] || die "--env $word is not like NAME=VALUE"
 done
 
+plans=$LAB/scripts/plans/all
+if [ "$flavour" = stock ]; then
+	plans=$LAB/scripts/plans/stock
+	kernel_id=${kernel_id:-$(kgit rev-parse "base^{tree}")}
+fi
+plan=${plan:-$plans}
 kernel=$BUILD/$flavour
 image=$kernel/arch/x86/boot/bzImage
 tests=$BUILD/kselftest
 out=${out:-$BUILD/run/${flavour##*/}-$(basename "$plan")${shard:+-${shard%/*}}}
-if [ -z "$expected" ] && [ "$plan" = "$LAB/scripts/plans/all" ]; then
+if [ -z "$expected" ] && [ "$plan" = "$plans" ]; then
 	expected=$LAB/scripts/expected/$flavour
 elif [ "$expected" = none ]; then
 	expected=
@@ -167,7 +174,7 @@ cut -d' ' -f1 "$out/plan" | tr + '\n' | sort -u |
 	{ grep -xFf <(awk '$2 != "-" { print $1 }' "$out/devices") || true; } > "$out/bind"
 
 # Nobody has to remember to add a new test to the plan.
-if [ "$plan" = "$LAB/scripts/plans/all" ]; then
+if [ "$plan" = "$plans" ]; then
 	missing=$(grep '^vfio:' "$out/tests" | grep -vxF "$(tr ' ' '\n' < "$plan")" || true)
 	[ -z "$missing" ] || die "there are tests in no line of $plan: ${missing//$'\n'/ }"
 fi
