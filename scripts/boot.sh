@@ -174,7 +174,7 @@ cut -d' ' -f1 "$out/plan" | tr + '\n' | sort -u |
 	{ grep -xFf <(awk '$2 != "-" { print $1 }' "$out/devices") || true; } > "$out/bind"
 
 # Nobody has to remember to add a new test to the plan.
-if [ "$plan" = "$plans" ]; then
+if [ "$plan" = "$LAB/scripts/plans/all" ]; then
 	missing=$(grep '^vfio:' "$out/tests" | grep -vxF "$(tr ' ' '\n' < "$plan")" || true)
 	[ -z "$missing" ] || die "there are tests in no line of $plan: ${missing//$'\n'/ }"
 fi
