@@ -79,7 +79,7 @@ struct vfio_pci_memory {
 	struct kref kref;
 	enum vfio_pci_memory_state state;
 	struct pci_dev *pdev;
-	spinlock_t lock;
+	spinlock_t lock;		/* for @buffers */
 	struct list_head buffers;
 };
 
