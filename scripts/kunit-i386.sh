@@ -30,7 +30,7 @@ with_progress "building the i386 kernel" "$BUILD/log/kernel-kunit-i386.log" kmak
 console=$BUILD/log/kunit-i386-console.log
 timeout --kill-after=5 600 "${QEMU:-qemu-system-x86_64}" -nodefaults -display none -no-reboot -m 1024 \
 	-accel tcg -kernel "$out/arch/x86/boot/bzImage" -serial "file:$console" \
-	-append 'console=ttyS0 panic=-1 kunit.enable=1 kunit.filter_glob=vfio-pci-mmap kunit_shutdown=reboot' \
+	-append 'console=ttyS0 panic=-1 kunit.enable=1 kunit.filter_glob=vfio_pci_mmap kunit_shutdown=reboot' \
 	< /dev/null || die "the i386 kernel did not come to an end: see $console"
 log=$BUILD/log/kunit-i386.log
 "$TREE/tools/testing/kunit/kunit.py" parse "$console" > "$log" 2>&1 ||

@@ -608,8 +608,8 @@ class Pins(Runs):
 
     def test_pinned_row_is_not_in_the_plan(self):
         self.use('good')
-        self.pins.write_text(PINS + '3/3 - kunit vfio-pci-mmap\n')
-        self.assert_says(self.check(), '- pins: "- kunit vfio-pci-mmap" is pinned in .*, but not in the plan')
+        self.pins.write_text(PINS + '3/3 - kunit vfio_pci_mmap\n')
+        self.assert_says(self.check(), '- pins: "- kunit vfio_pci_mmap" is pinned in .*, but not in the plan')
         self.assertEqual(self.check('--part'), [])
 
     def test_more_is_fine(self):
@@ -708,7 +708,7 @@ class Report(Runs):
         self.use('good')
         for status in (0, 1):
             for command, code in ((['verdict.py', '--tree', TREE, self.run_dir], status),
-                                  (['mutant_verdict.py', self.run_dir, 'killed', '--plan', '- kunit vfio-pci-mmap',
+                                  (['mutant_verdict.py', self.run_dir, 'killed', '--plan', '- kunit vfio_pci_mmap',
                                     '--killed-by', 'panic'], 0),
                                   # This one cannot judge.
                                   (['mutant_verdict.py', self.run_dir, 'killed'], 2)):

@@ -28,12 +28,13 @@
  *
  *	vfio_pci_core_device.memory_lock	changes of the device's memory
  *	mmap_lock, or the lock of a VMA		page faults, mmap()
- *	address_space.i_mmap_rwsem		the VMAs of a buffer, for the zap
  *	dma-buf's dmabuf_list_mutex		dma_buf_export() for a mmap()
  *	dmabuf->resv				mappings of importers
  *	vfio_pci_dma_buf.lock
+ *	fs_reclaim				vmf_insert_pfn() may allocate
+ *	address_space.i_mmap_rwsem		the zap, with memory_lock only
  *
- * and vfio_pci_memory.lock, for the list of buffers, inside of memory_lock.
+ * vfio_pci_memory.lock, for the list of buffers, is a leaf.
  *
  * vfio_pci_memory_revoke() zaps VMAs and waits for importers to unmap with
  * nothing of this held but memory_lock. It tells importers, and waits for their
@@ -112,13 +113,15 @@ struct vfio_pci_memory {
  * @nr_mapped: Mappings of importers, but for iommufd's.
  * @imported: Whether an importer may have mapped the memory since it was last
  *	revoked; changes under dmabuf->resv.
+ * @fenced: Whether map_dma_buf() has succeeded since then, so that fences can be
+ *	those of work on the memory; guarded by dmabuf->resv. iommufd has none.
  * @can_mmap: Whether an exported buffer can be mapped by the CPU.
  * @nr_ranges: Number of entries in @phys_vec and in @range_end.
  * @range_end: The offset in the buffer behind each range, in pages.
  * @phys_vec: Physical ranges, in the order of their offsets in the buffer.
  *
  * Lifetime: The DMABUF owns its buffer from dma_buf_export() until the release.
- * The buffer knows nothing about the vfio device. A client that keeps a DMABUF,
+ * An exported buffer knows nothing about the vfio device. A client that keeps a DMABUF,
  * or only an O_PATH handle of it, keeps this structure and the vfio_pci_memory,
  * and nothing else.
  */
@@ -135,6 +138,7 @@ struct vfio_pci_dma_buf {
 	struct p2pdma_provider *provider;
 	atomic_t nr_mapped;
 	bool imported;
+	bool fenced;
 	bool can_mmap;
 	u32 nr_ranges;
 	unsigned long *range_end;
@@ -146,6 +150,7 @@ struct vfio_pci_dma_buf {
  * @memory: The memory of a device
  *
  * Context: The lock of one of the buffers is held, which keeps the answer valid.
+ * Return: The state, with D3 taken into account.
  */
 static inline enum vfio_pci_memory_state
 vfio_pci_memory_state(const struct vfio_pci_memory *memory)
@@ -204,10 +209,11 @@ int vfio_pci_memory_wait(struct vfio_pci_memory *memory, bool interruptible);
 
 struct vfio_pci_dma_buf *vfio_pci_dma_buf_alloc(u32 nr_ranges);
 void vfio_pci_dma_buf_init_ranges(struct vfio_pci_dma_buf *priv);
-int vfio_pci_dma_buf_create(struct vfio_pci_dma_buf *priv, size_t size,
+int vfio_pci_dma_buf_create(struct vfio_pci_dma_buf *priv,
+			    const struct dma_buf_ops *ops, size_t size,
 			    const char *name, int flags);
 
-extern const struct vm_operations_struct vfio_pci_dma_buf_vm_ops;
+extern const struct dma_buf_ops vfio_pci_bar_dmabuf_ops;
 
 int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 		      struct vm_area_struct *vma, unsigned int bar,

@@ -45,9 +45,9 @@ static void vfio_pci_dma_buf_put(struct vfio_pci_dma_buf *priv)
 }
 
 /*
- * The buffer behind @prev, which gives up its user, or the first one. A buffer
- * whose release has begun is skipped; the others are not released while they are
- * visited, and stay on the list.
+ * The buffer behind @prev, of which a reference is dropped, or the first one. A
+ * buffer whose release has begun is skipped; the others are not released while
+ * they are visited, and stay on the list.
  */
 static struct vfio_pci_dma_buf *
 vfio_pci_memory_next(struct vfio_pci_memory *memory,
@@ -69,7 +69,7 @@ vfio_pci_memory_next(struct vfio_pci_memory *memory,
 	return next;
 }
 
-/* Whoever leaves the loop early has to put the user of @priv. */
+/* Whoever leaves the loop early has to drop the reference of @priv. */
 #define vfio_pci_memory_for_each(priv, memory)				\
 	for (priv = vfio_pci_memory_next(memory, NULL); priv;		\
 	     priv = vfio_pci_memory_next(memory, priv))
@@ -138,17 +138,19 @@ static void vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv)
 {
 	struct dma_resv *resv = priv->dmabuf->resv;
 
-	/*
-	 * Whoever has the fd can add fences, which say nothing about this memory
-	 * as long as no importer has mapped it. Then there is nothing to wait for.
-	 */
 	if (!READ_ONCE(priv->imported))
 		return;
 
 	dma_resv_lock(resv, NULL);
 	dma_buf_invalidate_mappings(priv->dmabuf);
-	dma_resv_wait_timeout(resv, DMA_RESV_USAGE_BOOKKEEP, false,
-			      MAX_SCHEDULE_TIMEOUT);
+	/*
+	 * Whoever has the fd can add fences, which say nothing about this memory
+	 * unless an importer had addresses of it for its work.
+	 */
+	if (priv->fenced)
+		dma_resv_wait_timeout(resv, DMA_RESV_USAGE_BOOKKEEP, false,
+				      MAX_SCHEDULE_TIMEOUT);
+	priv->fenced = false;
 	WRITE_ONCE(priv->imported, false);
 	dma_resv_unlock(resv);
 
@@ -168,7 +170,7 @@ static void __vfio_pci_memory_revoke(struct vfio_pci_core_device *vdev,
 	WRITE_ONCE(memory->state, state);
 
 	vfio_pci_memory_for_each(priv, memory) {
-		/* Whoever maps it under the old state has done so after this. */
+		/* Mappings made under the old state are complete after this. */
 		down_write(&priv->lock);
 		up_write(&priv->lock);
 		vfio_pci_dma_buf_zap(priv);
@@ -239,7 +241,7 @@ int vfio_pci_memory_open(struct vfio_pci_core_device *vdev)
 	vfio_pci_memory_init(memory, vdev->pdev);
 
 	guard(rwsem_write)(&vdev->memory_lock);
-	/* A driver may copy from user memory under memory_lock. */
+	/* Drivers must be free to copy from user memory under memory_lock. */
 	if (!vdev->own_mmap && current->mm)
 		might_lock_read(&current->mm->mmap_lock);
 	vdev->memory = memory;
@@ -278,8 +280,8 @@ void vfio_pci_init_memory_lock(struct vfio_pci_core_device *vdev)
 
 #if IS_ENABLED(CONFIG_LOCKDEP)
 /*
- * Tell lockdep the order of vfio_pci_dmabuf.h, so that it finds the first one to
- * break it, and not the first two to meet. dma_resv_lockdep() has what comes
+ * Tell lockdep the order of vfio_pci_dmabuf.h, so that it reports the first
+ * violation, and not only an actual inversion. dma_resv_lockdep() has what comes
  * before dmabuf->resv, dma_buf_init() has dmabuf_list_mutex, and
  * vfio_pci_memory_open() has mmap_lock, as there is no mm here.
  */

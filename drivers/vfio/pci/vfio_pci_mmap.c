@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Mappings of a device's memory by a CPU: VMAs, page faults, and which page frame
- * an offset of a buffer is.
+ * Mappings of a device's memory by a CPU: VMAs and page faults.
  */
 #include <linux/fs.h>
 #include <linux/mm.h>
@@ -33,16 +32,16 @@ static vm_fault_t vfio_pci_dma_buf_wait(struct vm_fault *vmf)
 	/* Without the VMA locked, so it is the file that holds the buffer. */
 	file = get_file(vmf->vma->vm_file);
 	release_fault_lock(vmf);
-	/* A fault of the kernel would come back for a second try, and wait there. */
+	/*
+	 * A fault of the kernel would just retry and wait again, so that only one of
+	 * user mode is interruptible.
+	 */
 	vfio_pci_memory_wait(priv->memory, (vmf->flags & user) == user);
 	fput(file);
 	return VM_FAULT_RETRY;
 }
 
-/*
- * Inline, as most faults are for a single page, which needs 3% less instructions
- * then.
- */
+/* Inline: a single page is the common case, and has no use for the order. */
 static __always_inline vm_fault_t
 __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 {
@@ -115,15 +114,7 @@ static vm_fault_t vfio_pci_dma_buf_huge_fault(struct vm_fault *vmf,
 }
 #endif
 
-static const struct vm_operations_struct vfio_pci_bar_vm_ops = {
-	.fault = vfio_pci_dma_buf_fault,
-#ifdef CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP
-	.huge_fault = vfio_pci_dma_buf_huge_fault,
-#endif
-};
-
-/* The same, and another address, see vfio_vma_is_revocable() */
-const struct vm_operations_struct vfio_pci_dma_buf_vm_ops = {
+static const struct vm_operations_struct vfio_pci_dma_buf_vm_ops = {
 	.fault = vfio_pci_dma_buf_fault,
 #ifdef CONFIG_ARCH_SUPPORTS_HUGE_PFNMAP
 	.huge_fault = vfio_pci_dma_buf_huge_fault,
@@ -131,12 +122,11 @@ const struct vm_operations_struct vfio_pci_dma_buf_vm_ops = {
 };
 
 static void vfio_pci_dma_buf_init_vma(struct vfio_pci_dma_buf *priv,
-				      struct vm_area_struct *vma,
-				      const struct vm_operations_struct *vm_ops)
+				      struct vm_area_struct *vma)
 {
 	vfio_pci_init_vma(vma);
 	vma->vm_private_data = priv;
-	vma->vm_ops = vm_ops;
+	vma->vm_ops = &vfio_pci_dma_buf_vm_ops;
 }
 
 /**
@@ -165,7 +155,7 @@ int vfio_pci_dma_buf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 		if (vfio_pci_memory_state(priv->memory) == VFIO_PCI_MEMORY_REVOKED)
 			return -ENODEV;
 
-	vfio_pci_dma_buf_init_vma(priv, vma, &vfio_pci_dma_buf_vm_ops);
+	vfio_pci_dma_buf_init_vma(priv, vma);
 	return 0;
 }
 
@@ -198,14 +188,18 @@ int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 	priv->phys_vec[0].len = size;
 	vfio_pci_dma_buf_init_ranges(priv);
 
-	ret = vfio_pci_dma_buf_create(priv, size, vdev->bar_name[bar], O_RDWR);
+	ret = vfio_pci_dma_buf_create(priv, &vfio_pci_bar_dmabuf_ops, size,
+				      vdev->bar_name[bar], O_RDWR);
 	if (ret) {
 		kvfree(priv);
 		return ret;
 	}
-	vfio_pci_dma_buf_init_vma(priv, vma, &vfio_pci_bar_vm_ops);
+	vfio_pci_dma_buf_init_vma(priv, vma);
 
-	/* Both references move. From here on there is no way back. */
+	/*
+	 * Not vma_set_file(): both references move. From here on there is no way
+	 * back.
+	 */
 	priv->device_file = vma->vm_file;
 	vma->vm_file = priv->dmabuf->file;
 	vfio_pci_memory_add(vdev, priv);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests for the arithmetic of ranges, see vfio_pci_mmap.c.
+ * KUnit tests for the arithmetic of ranges, see vfio_pci_dmabuf.h and vfio_pci_dmabuf.c.
  */
 #include <kunit/test.h>
 #include <linux/module.h>
@@ -273,7 +273,7 @@ static struct kunit_case vfio_pci_mmap_cases[] = {
 };
 
 static struct kunit_suite vfio_pci_mmap_suite = {
-	.name = "vfio-pci-mmap",
+	.name = "vfio_pci_mmap",
 	.test_cases = vfio_pci_mmap_cases,
 };
 

@@ -331,6 +331,42 @@ TEST_F(vfio_pci_huge_mmap_test, move_half_of_pud)
 	move_pud(_metadata, &self->test, SZ_512M);
 }
 
+/* Reading how much memory a process has must not change how it is mapped. */
+TEST_F(vfio_pci_huge_mmap_test, statistics_do_not_split)
+{
+	static const char * const files[] = {
+		"/proc/self/smaps", "/proc/self/smaps_rollup", "/proc/self/numa_maps",
+	};
+	struct mmap_target *target = &self->test.target;
+	char buffer[4096];
+	void *vaddr;
+	ssize_t len;
+	size_t i;
+	int fd;
+
+	if (target->size < SZ_1G)
+		SKIP(return, "The BAR has less than 1 GiB");
+
+	vaddr = map_aligned(target, 0, SZ_1G, SZ_1G, 0);
+	expect_one_entry(_metadata, vaddr, SZ_1G);
+
+	for (i = 0; i < ARRAY_SIZE(files); i++) {
+		fd = open(files[i], O_RDONLY);
+		if (fd < 0) {
+			ASSERT_EQ(ENOENT, errno);
+			TH_LOG("There is no %s", files[i]);
+			continue;
+		}
+		do {
+			len = read(fd, buffer, sizeof(buffer));
+			ASSERT_LE(0, len);
+		} while (len);
+		ASSERT_EQ(0, close(fd));
+		ASSERT_EQ(0, mmio_count_faults(vaddr, SZ_1G, SZ_2M / 2)) TH_LOG("%s", files[i]);
+	}
+	ASSERT_EQ(0, munmap(vaddr, SZ_1G));
+}
+
 /*
  * A process copies or moves a mapping by huge pages while memory decode is
  * disabled. Wherever a page is at that moment, it must not be overlooked: nothing
