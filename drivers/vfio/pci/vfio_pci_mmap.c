@@ -110,6 +110,10 @@ static vm_fault_t vfio_pci_dma_buf_fault(struct vm_fault *vmf)
 static vm_fault_t vfio_pci_dma_buf_huge_fault(struct vm_fault *vmf,
 					      unsigned int order)
 {
+	/* It is never called for that, and this saves all other looks at it. */
+	if (!order)
+		return VM_FAULT_FALLBACK;
+
 	return __vfio_pci_dma_buf_fault(vmf, order);
 }
 #endif
