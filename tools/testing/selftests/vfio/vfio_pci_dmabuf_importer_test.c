@@ -17,9 +17,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 
 #include <linux/compiler.h>
+#include <linux/iommufd.h>
 #include <linux/kernel.h>
 #include <linux/pci_regs.h>
 #include <linux/sizes.h>
@@ -543,6 +545,25 @@ TEST_F(vfio_pci_dmabuf_importer_test, fence_without_a_mapping)
 	ASSERT_EQ(0, importer_mapped(test->importer));
 	ASSERT_EQ(0, importer_add_fence(test->importer));
 	enable_memory(test->device);
+	ASSERT_EQ(UNAIDED, call(test, disable_memory));
+	ASSERT_EQ(0, importer_signal_fence(test->importer));
+}
+
+/* iommufd has unmapped as soon as it is told, and has no work with fences. */
+TEST_F(vfio_pci_dmabuf_importer_test, fence_without_a_mapping_but_iommufd)
+{
+	struct importer_test *test = &self->test;
+	struct iommu_ioas_map_file map = {
+		.size = sizeof(map),
+		.flags = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE,
+		.ioas_id = test->iommu->ioas_id,
+		.fd = test->target.fd,
+		.length = getpagesize(),
+	};
+
+	ASSERT_EQ(0, attach(test, VFIO_DMABUF_IMPORTER_UNMAP_DELAYED));
+	ASSERT_EQ(0, importer_add_fence(test->importer));
+	ASSERT_EQ(0, ioctl(test->iommu->iommufd, IOMMU_IOAS_MAP_FILE, &map));
 	ASSERT_EQ(UNAIDED, call(test, disable_memory));
 	ASSERT_EQ(0, importer_signal_fence(test->importer));
 }
