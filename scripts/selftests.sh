@@ -13,7 +13,7 @@ collections="vfio $*"
 objects=$BUILD/kselftest-objects
 installed=$BUILD/kselftest
 selftests=$TREE/tools/testing/selftests
-programs=(edu_demo fault_locks fault_scaling map_bench)
+programs=(bar_mmap edu_demo fault_locks fault_scaling map_bench)
 helpers=(kunit)
 
 [ -d "$selftests" ] || die "there is no kernel tree in $TREE: run \"make tree\" first"
