@@ -21,7 +21,7 @@ tree: packages ## make build/linux: the base plus one commit a mail
 	@$(S)/tree.sh
 refresh: ## write the commits of build/linux back to series/ and the new files
 	@$(S)/refresh.sh
-kernel: packages ## build a kernel of build/linux (KERNEL=fast or debug)
+kernel: packages ## build a kernel of build/linux (KERNEL=fast, debug or plain)
 	@$(S)/tree.sh --keep
 	@$(S)/kernel.sh $(KERNEL)
 boot: kernel ## boot it and run the kselftests, or one of them (KERNEL=, PLAN=file)
@@ -42,7 +42,7 @@ help: ## this screen
 		/^[a-z]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\nVariables\n'; printf '  %-16s %s\n' \
 		'LINUX=/path' 'your own tree instead of Debian'\''s Linux 7.3; it stays untouched' \
-		'KERNEL=name' 'fast (default) or debug' \
+		'KERNEL=name' 'fast (default), debug or plain' \
 		'PLAN=file' 'what to run in the guest: lines like those of scripts/plans/all' \
 		'BOOT="option..."' 'for the guest: see scripts/boot.sh --help' \
 		'CHECK="name..."' 'some checks and what they need: scripts/check.sh --list' \

@@ -12,8 +12,8 @@ usage()
 	cat << END
 usage: boot.sh [option...] FLAVOUR [-- QEMU-ARGUMENT...]
 
-  --plan FILE          what to run (default scripts/plans/all, for the stock kernel
-                       scripts/plans/stock), one line per test:
+  --plan FILE          what to run (default scripts/plans/FLAVOUR or, where there
+                       is no such file, scripts/plans/all), one line per test:
                        DEVICE[+DEVICE] COLLECTION:TEST [ARGUMENT...]; "-" is no device,
                        and "FLAVOUR:" before it is for one kernel only
   --shard I/N          only each Nth line of the plan, from the Ith on
@@ -72,9 +72,9 @@ for word in "${environment[@]}"; do
 	[[ $word =~ ^[A-Z_]+=[A-Za-z0-9_.-]*$ ]] || die "--env $word is not like NAME=VALUE"
 done
 
-plans=$LAB/scripts/plans/all
+plans=$LAB/scripts/plans/$flavour
+[ -f "$plans" ] || plans=$LAB/scripts/plans/all
 if [ "$flavour" = stock ]; then
-	plans=$LAB/scripts/plans/stock
 	kernel_id=${kernel_id:-$(kgit rev-parse "base^{tree}")}
 fi
 plan=${plan:-$plans}
@@ -312,9 +312,9 @@ cat > "$out/run.json" << END
  "qemu_status": $status, "timeout": $limit, "lockdep": $lockdep, "kmemleak": $kmemleak,
  "x2apic": $x2apic}
 END
-# Of another plan than the whole, only the lines that it has are compared.
+# Of another plan than the kernel's own, only the lines that it has are compared.
 part=
-[ -z "$shard" ] && [ "$plan" = "$LAB/scripts/plans/all" ] || part=--part
+[ -z "$shard" ] && [ "$plan" = "$plans" ] || part=--part
 # shellcheck disable=SC2086 # no argument at all where it is empty
 exec "$LAB/scripts/verdict.py" --tree "$TREE" \
 	${expected:+--expected "$expected"} $part "$out"

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # kernel.sh FLAVOUR [SOURCE OUT]: configure and build a kernel, and check that
-# every option asked for survived.  FLAVOUR is "fast" (the one for numbers), "debug"
-# or "coverage"; SOURCE and OUT are build/linux and build/FLAVOUR unless given.
+# every option asked for survived.  FLAVOUR is "fast" (the one for numbers), "debug",
+# "plain" (without what BAR mappings do not need) or "coverage"; SOURCE and OUT are
+# build/linux and build/FLAVOUR unless given.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -16,13 +17,13 @@ out=${3:-$BUILD/$flavour}
 
 gcov=()
 case $flavour in
-fast|debug)	;;
+fast|debug|plain)	;;
 coverage)
 	while read -r file; do
 		file=${file##*/}
 		gcov+=("GCOV_PROFILE_${file%.c}.o=y")
 	done < <(git -C "$source" diff --name-only base HEAD -- '*.c' ':!tools') ;;
-*)	die "no kernel flavour \"$flavour\": there are fast, debug and coverage" ;;
+*)	die "no kernel flavour \"$flavour\": there are fast, debug, plain and coverage" ;;
 esac
 mapfile -t fragments < <(kernel_fragments "$flavour")
 

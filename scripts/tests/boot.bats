@@ -18,7 +18,7 @@ setup()
 	git -C build/linux -c user.name=a -c user.email=a@b.c commit -q -m one
 	touch build/fast/{.config,arch/x86/boot/bzImage} build/kselftest/run_kselftest.sh
 	git -C build/linux rev-parse 'HEAD^{tree}' | tee build/fast/.lab-tree > build/kselftest/.lab-tree
-	sed -n -e 's/^[a-z]*: //' -e '/^[^#]/p' scripts/plans/all |
+	sed -n -e 's/^[a-z]*: //' -e '/^[^#]/p' scripts/plans/{all,plain} |
 		awk '{ print ($2 ~ /:/ ? "" : "lab:") $2 }' | sort -u > build/kselftest/kselftest-list.txt
 	cat > qemu <<- 'END'
 		#!/bin/sh
@@ -46,6 +46,13 @@ refused()
 @test "boots what is of this tree" {
 	run scripts/boot.sh --icount fast
 	[ -e booted ]
+}
+
+@test "a kernel that has a plan of its own" {
+	cp -r build/fast build/plain
+	run scripts/boot.sh --icount plain
+	[ -e booted ]
+	grep -q bar_mmap build/run/plain-plain/plan
 }
 
 @test "a kernel of another tree" {
