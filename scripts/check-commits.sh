@@ -31,7 +31,7 @@ no-dmabuf	x86	gcc			common p2pdma no-dmabuf
 no-p2pdma	x86	gcc			common p2pdma no-p2pdma
 no-zone-device	x86	gcc			common no-zone-device
 i386		i386	gcc			common i386
-i386-pae	i386	gcc			common i386-pae
+i386-pae	i386	gcc			common i386 i386-pae
 "
 
 # Sources below drivers/vfio/pci/ that none of them can build, each with the

@@ -206,7 +206,7 @@ static bool raises_sigbus(const char *p)
 		_exit(0);
 	}
 	CHECK(waitpid(pid, &status, 0) == pid);
-	return WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS;
+	return WTERMSIG(status) == SIGBUS;
 }
 
 /* What a signal would be to the process, is an error of a system call. */
@@ -290,40 +290,29 @@ static void test_last_page(const struct bar *bar, struct device *device)
 	}
 }
 
-/* An offset within the BAR that a long of 32 bits cannot have */
-static void test_above_4g(const struct bar *bar, struct device *device)
-{
-	const uint64_t high = (1ULL << 32) + 3 * page_size;
-	char *p = map(device, high, page_size);
-	char *same = map(device, high - page_size, 2 * page_size);
-	char *low = map(device, 3 * page_size, page_size);
-
-	poke(bar, low, 0x44444444);
-	poke(bar, p, 0x33333333);
-	CHECK(holds(bar, low, 0x44444444));
-	CHECK(holds(bar, same + page_size, 0x33333333));
-	memory_off(device);
-	CHECK(is_gone(bar, p));
-	CHECK(is_gone(bar, low));
-	memory_on(device);
-	CHECK(holds(bar, p, 0x33333333));
-}
-
-static bool refused(const struct device *device, size_t size, int flags, uint64_t offset)
+static bool refused(const struct device *device, size_t size, int flags, uint64_t offset,
+		    int error)
 {
 	return mmap(NULL, size, PROT_READ, flags, device->fd, offset) == MAP_FAILED &&
-	       errno == EINVAL;
+	       errno == error;
 }
 
 static void test_refused(const struct bar *bar, struct device *device)
 {
 	const uint64_t end = device->bar + (bar->size < page_size ? page_size : bar->size);
 
-	CHECK(refused(device, page_size, MAP_PRIVATE, device->bar));
-	CHECK(refused(device, page_size, MAP_SHARED, end));
-	CHECK(refused(device, 2 * page_size, MAP_SHARED, end - page_size));
-	/* Behind the last region that there is */
-	CHECK(refused(device, page_size, MAP_SHARED, device->bar + (1ULL << 43)));
+	CHECK(refused(device, page_size, MAP_PRIVATE, device->bar, EINVAL));
+	CHECK(refused(device, page_size, MAP_SHARED, end, EINVAL));
+	CHECK(refused(device, 2 * page_size, MAP_SHARED, end - page_size, EINVAL));
+}
+
+/*
+ * The region is in bits 40 and up of the offset, and mm takes no offset of a device
+ * that a long cannot have: of 32 bits that leaves BAR0, with or without the series.
+ */
+static void test_overflow(const struct bar *bar, struct device *device)
+{
+	CHECK(refused(device, page_size, MAP_SHARED, device->bar, EOVERFLOW));
 }
 
 static void test_memory_off(const struct bar *bar, struct device *device)
@@ -519,7 +508,6 @@ static const struct {
 	{ "read and write", test_read_write },
 	{ "the last page", test_last_page, 2 },
 	{ "every page", test_every_page, (8U << 20) >> 12, true },
-	{ "an offset above 4 GiB", test_above_4g, (1U << 20) + 4, true },
 	{ "what mmap() refuses", test_refused },
 	{ "memory off and on", test_memory_off },
 	{ "reset", test_reset },
@@ -528,10 +516,16 @@ static const struct {
 	{ "fork()", test_fork },
 	{ "name in /proc/self/maps", test_name },
 	{ "device closed", test_close },
+	{ "offset too large for a long", test_overflow },
 };
 
 static bool applies(unsigned int test, const struct bar *bar)
 {
+	if (bar->index && sizeof(long) == 4)
+		return tests[test].run == test_overflow;
+	if (tests[test].run == test_overflow)
+		return false;
+
 	return bar->size >= (uint64_t)tests[test].pages * page_size &&
 	       (bar->ram || !tests[test].ram);
 }
@@ -552,7 +546,7 @@ static void run_test(unsigned int test, const struct bar *bar)
 	}
 	if (waitpid(pid, &status, 0) != pid)
 		ksft_exit_fail_perror("waitpid");
-	if (WIFSIGNALED(status))
+	if (!WIFEXITED(status))
 		ksft_print_msg("ended by signal %d\n", WTERMSIG(status));
 
 	if (WIFEXITED(status) && WEXITSTATUS(status) == KSFT_SKIP)
@@ -594,6 +588,10 @@ static bool add_bar(const char *bdf, unsigned int index)
 	case 0x11101af4:	/* ivshmem */
 		bar->ram = index == 2;
 		bar->rw = bar->ram;
+		break;
+	case 0x00101b36:	/* NVMe: where the admin queue is, while that is off */
+		bar->scratch = 0x28;
+		bar->rw = index == 0;
 		break;
 	case 0x11111234:	/* bochs-display */
 		bar->ram = index == 0;
