@@ -48,7 +48,8 @@ tree_id()
 	local index id
 
 	index=$(mktemp)
-	cp "$(git -C "$1" rev-parse --path-format=absolute --git-path index)" "$index"
+	# With its time, by which git knows what was written too late to be trusted.
+	cp -p "$(git -C "$1" rev-parse --path-format=absolute --git-path index)" "$index"
 	id=$(GIT_INDEX_FILE=$index git -C "$1" -c core.hooksPath=/dev/null add -A &&
 	     GIT_INDEX_FILE=$index git -C "$1" write-tree)
 	rm -f "$index"
