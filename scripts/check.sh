@@ -28,8 +28,6 @@ readme		tap	tests			scripts/check-readme.sh
 kernel-debug	exit	kernel-fast		scripts/kernel.sh debug
 boot-fast	verdict	kernel-fast,tests	scripts/boot.sh --icount fast
 mails		tap	tree			scripts/check-mails.sh
-kernel-plain	exit	kernel-fast		scripts/kernel.sh plain
-boot-plain	verdict	kernel-plain,tests	scripts/boot.sh --icount plain
 kernel-stock	exit	kernel-fast		scripts/stock.sh
 boot-stock	verdict	kernel-stock,tests	scripts/boot.sh --icount stock
 boot-races	verdict	kernel-debug,tests	scripts/boot.sh --parallel --plan scripts/plans/races --expected scripts/expected/races debug
