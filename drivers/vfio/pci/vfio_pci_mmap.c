@@ -78,13 +78,12 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 			enum vfio_pci_memory_state state;
 
 			state = vfio_pci_memory_state(memory);
+			ret = VM_FAULT_SIGBUS;
 			if (likely(state == VFIO_PCI_MEMORY_ENABLED))
 				ret = order ? vfio_pci_insert_pfn(vmf, pfn, order) :
 					      vmf_insert_pfn(vma, addr, pfn);
 			else if (state == VFIO_PCI_MEMORY_CHANGING)
 				break;	/* drops the lock */
-			else
-				ret = VM_FAULT_SIGBUS;
 
 			/* Of a closed device there is nothing left to name here. */
 			if (state != VFIO_PCI_MEMORY_REVOKED)

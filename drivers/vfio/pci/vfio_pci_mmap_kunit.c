@@ -205,6 +205,7 @@ static void merge_does_not_overflow(struct kunit *test)
 static void find_does_not_overflow(struct kunit *test)
 {
 	struct ranges *r = alloc_ranges(test);
+	const unsigned int max = BITS_PER_LONG - 1;
 	unsigned long pfn;
 
 	add(r, 0, 4 * PAGE_SIZE);
@@ -212,10 +213,8 @@ static void find_does_not_overflow(struct kunit *test)
 	prepare(test, r);
 	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, ULONG_MAX, 0, &pfn));
 	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, ULONG_MAX - 3, 2, &pfn));
-	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, 4,
-						   BITS_PER_LONG - 1, &pfn));
-	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, ULONG_MAX >> 1,
-						   BITS_PER_LONG - 1, &pfn));
+	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, 4, max, &pfn));
+	KUNIT_EXPECT_FALSE(test, vfio_pci_dma_buf_find_pfn(r->buf, ULONG_MAX >> 1, max, &pfn));
 }
 
 static void random_ranges(struct kunit *test)

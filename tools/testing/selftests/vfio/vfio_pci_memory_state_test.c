@@ -94,7 +94,7 @@ static bool is_unreachable(const struct mapping *mapping)
 }
 
 static void zap_and_refault(struct __test_metadata *_metadata, struct state *state,
-				    const struct vfio_pci_memory_event *event)
+			    const struct vfio_pci_memory_event *event)
 {
 	struct mapping *mapping;
 	int round;
@@ -129,7 +129,7 @@ static void zap_and_refault(struct __test_metadata *_metadata, struct state *sta
 
 /* A mapping in a place of its own: moved, and with a hole */
 static void zap_moved_and_split(struct __test_metadata *_metadata, struct state *state,
-			    const struct vfio_pci_memory_event *event)
+				const struct vfio_pci_memory_event *event)
 {
 	struct mapping *mapping;
 
