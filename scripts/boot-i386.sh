@@ -88,8 +88,7 @@ boot()
 		splats = find_splats(lines)
 		if not any('reboot: Restarting system' in line for line in lines):
 		    splats.append('init did not restart the machine')
-		print('\n'.join(splats))
-		sys.exit(bool(splats))
+		sys.exit('\n'.join(splats) or 0)
 	END
 		die "the $name kernel had something to say: see $log-console.log"
 	[ "$commit" = base ] || parse "KUnit" "$log-console.log"
