@@ -416,6 +416,8 @@ static void test_fork(const struct bar *bar, struct device *device)
 	pid = fork();
 	CHECK(pid >= 0);
 	if (!pid) {
+		/* Or neither would see the end of the other. */
+		CHECK(!close(to[1]));
 		CHECK(holds(bar, p, 0xcccccccc));
 		poke(bar, p, 0xdddddddd);
 		sync_write(from[1]);
@@ -426,6 +428,7 @@ static void test_fork(const struct bar *bar, struct device *device)
 		CHECK(holds(bar, p, 0xeeeeeeee));
 		_exit(0);
 	}
+	CHECK(!close(from[1]));
 	sync_read(from[0]);
 	CHECK(holds(bar, p, 0xdddddddd));
 	memory_off(device);
