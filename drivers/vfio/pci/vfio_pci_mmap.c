@@ -7,6 +7,7 @@
 #include <linux/pagemap.h>
 #include <linux/pci.h>
 #include <linux/pfn.h>
+#include <linux/pgalloc.h>
 
 #include "vfio_pci_dmabuf.h"
 #include "vfio_pci_priv.h"
