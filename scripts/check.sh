@@ -35,8 +35,7 @@ boot-debug-1	verdict	kernel-debug,tests	scripts/boot.sh --shard 1/2 debug
 boot-debug-2	verdict	kernel-debug,tests	scripts/boot.sh --shard 2/2 debug
 commits		tap	kernel-stock		scripts/check-commits.sh
 bench		tap	kernel-stock,tests	scripts/bench.sh
-boot-i386	tap	~commits,tree		scripts/boot-i386.sh i386-pae
-mutants		tap	~boot-i386,kernel-fast,tests	scripts/mutants.sh
+mutants		tap	~commits,kernel-fast,tests	scripts/mutants.sh
 known-bad	exit	kernel-debug,tests	scripts/tests/known_bad_boot.sh
 "
 log=$BUILD/log/check
