@@ -30,6 +30,9 @@ boot: kernel ## boot it and run the kselftests, or one of them (KERNEL=, PLAN=fi
 
 soak: ## the races on the debug kernel, a thousand rounds of each (ROUNDS=)
 	@$(S)/soak.sh $(ROUNDS)
+walk: packages ## build each mail in every configuration, for hours
+	@$(S)/tree.sh --keep
+	@$(S)/check-commits.sh --each
 coverage: ## which changed lines of the kernel the tests reach, file by file
 	@$(S)/coverage.sh
 bench: ## what mapping device memory costs, on stock and on the series
@@ -58,4 +61,4 @@ clean: ## remove everything made (build/ also holds the tree you may have worked
 packages:
 	@$(S)/packages.sh
 
-.PHONY: demo check series tree refresh kernel boot soak coverage bench help clean packages
+.PHONY: demo check series tree refresh kernel boot soak walk coverage bench help clean packages

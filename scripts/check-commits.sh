@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# check-commits.sh [NAME...]: walk the commits of the series in every configuration
-# of the table below, or in those named.  Each commit must build, must not bring a
-# warning of the compiler (W=1), sparse or kernel-doc, and its kselftests must build.
+# check-commits.sh [--each] [NAME...]: walk the commits of the series.  Each commit
+# must build, must not bring a warning of the compiler (W=1), sparse or kernel-doc,
+# and its kselftests must build.
+#
+# Each commit is built for x86-64 with every driver of vfio, and the last one also
+# in the other configurations of the table below.  With --each all commits are built
+# in all of them, which takes hours, or in those named.
 #
 # What is built is drivers/vfio/ and any other object that the series touches,
 # with W=1.  That misses a symbol that is not exported, which is what "fast" is
@@ -34,10 +38,6 @@ i386		i386	gcc			common i386
 i386-pae	i386	gcc			common i386 i386-pae
 "
 
-# Of these each tenth mail is built, and the last one that touches the kernel: they
-# differ little from another one.
-seldom=" s390 no-p2pdma no-zone-device i386-pae "
-
 # Sources below drivers/vfio/pci/ that none of them can build, each with the
 # reason.
 unbuilt="
@@ -45,6 +45,8 @@ unbuilt="
 
 walk=$BUILD/walk
 src=$walk/linux
+# Number of the last commit that touches the kernel.
+last=${LAB_LAST:-}
 log=$BUILD/log/commits
 
 # What the series and commit $1 change of the kernel.
@@ -159,7 +161,7 @@ one()
 	touch "$out/.lab-output" "$out/.lab-warnings"
 	remember "$out/.lab-warnings" "$out/.lab-output"
 
-	if [ "$step" = base ] || [[ $seldom == *" $name "* ]] || grep -q 'Kconfig[^/]*$' "$log/touched"; then
+	if [ "$step" = base ] || [ "$step" = "$last" ] || grep -q 'Kconfig[^/]*$' "$log/touched"; then
 		# The commit, or one before it, may have brought an option that is asked for.
 		rm -f "$out/.lab-config"
 		configure "configs-$name" "$src" "$out" "${fragments[@]}"
@@ -283,7 +285,12 @@ coverage()
 }
 
 mapfile -t names < <(awk 'NF { print $1 }' <<< "$table")
-everything=1
+everything=1 each=(x86)
+if [ "${1:-}" = --each ]; then
+	shift
+	each=("$@")
+	[ $# -gt 0 ] || each=("${names[@]}")
+fi
 if [ $# -gt 0 ]; then
 	for name in "$@"; do
 		grep -q "^$name	" <<< "$table" || die "there is no configuration \"$name\": there are ${names[*]}"
@@ -371,18 +378,20 @@ done
 # There is nothing to compare the others with.
 names=("${works[@]}")
 
-last=''
+n=0
 for commit in "${commits[@]}"; do
-	[ -z "$(touched "$commit")" ] || last=$commit
+	n=$((n + 1))
+	[ -z "$(touched "$commit")" ] || last=$n
 done
-all_names=("${names[@]}")
+export LAB_LAST=$last
+everywhere=("${names[@]}")
 
 n=0
 for commit in "${commits[@]}"; do
 	n=$((n + 1))
 	names=()
-	for name in "${all_names[@]}"; do
-		if [ "$commit" = "$last" ] || [ $((n % 10)) -eq 0 ] || [[ $seldom != *" $name "* ]]; then
+	for name in "${everywhere[@]}"; do
+		if [ "$n" = "$last" ] || [[ " ${each[*]} " == *" $name "* ]]; then
 			names+=("$name")
 		fi
 	done
@@ -399,7 +408,7 @@ for commit in "${commits[@]}"; do
 	[ -z "$everything" ] || check_selftests "$commit" "$subject"
 done
 
-names=("${all_names[@]}")
+names=("${everywhere[@]}")
 
 # What was asked for must be there in the end, too.
 all head "looking at the configurations of the series"

@@ -91,7 +91,7 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 				dev_dbg_ratelimited(&memory->pdev->dev,
 						    "%s(,order = %u) page frame 0x%lx: 0x%x\n",
 						    __func__, order, pfn,
-						    (unsigned int)ret);
+						    (__force unsigned int)ret);
 			return ret;
 		}
 
