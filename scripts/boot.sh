@@ -218,8 +218,8 @@ pack()
 	for file in "$LAB/scripts/guest/"{timeout,ktap.awk} "$out"/{conf,devices,bind,plan}; do
 		echo "file /lab/$(basename "$file") $file 0755 0 0"
 	done
-	(cd "$kernel/root" && find lib -type d -printf 'dir /%p 0755 0 0\n') | sort
-	find "$kernel/root/lib" -type f -printf 'file /lib/%P %p 0644 0 0\n'
+	find "$kernel/root" -mindepth 1 -type d -printf 'dir /%P 0755 0 0\n' | sort
+	find "$kernel/root" -type f -printf 'file /%P %p 0%m 0 0\n'
 	find -H "$tests" -printf '%y %P %p\n' | sort | while read -r type path file; do
 		case $type:$path in
 		d:*)	[ -n "$file" ] || path=''

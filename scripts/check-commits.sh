@@ -9,8 +9,8 @@
 # in the other configurations of the table below.  With --each all commits are built
 # in all of them, which takes hours, or in those named.
 #
-# What is built is drivers/vfio/ and any other object that the series touches,
-# with W=1.  That misses a symbol that is not exported, which is what "fast" is
+# What is built is drivers/vfio/, the sample, and any other object that the series
+# touches, with W=1.  That misses a symbol that is not exported, which is what "fast" is
 # for: the whole kernel that the lab boots, and modpost, without W=1.  A commit
 # that touches no kernel source has nothing to build but its kselftests.
 #
@@ -27,7 +27,7 @@ set -euo pipefail
 # the base can have, and NAME.series.config what it cannot have.
 table="
 fast		x86	gcc			-
-clang		x86	clang-19		common p2pdma variants x86
+clang		x86	clang-19		common p2pdma variants samples x86
 x86		x86	gcc			common p2pdma variants x86
 arm64		arm64	aarch64-linux-gnu-gcc	common p2pdma variants arm64
 s390		s390	s390x-linux-gnu-gcc	common p2pdma s390
@@ -65,7 +65,7 @@ by_object()
 		-e 's/^([Ww]arning: [^ :]+):[0-9]+ /\1: /' \
 		-e 's/\+0x[0-9a-f]+//g' "$1" |
 		awk -v OFS='\t' '
-		/^  [A-Z0-9_]+ (\[M\])? *[^ ]+$/ { object = $NF; print object }
+		/^  [A-Z0-9_]+ (\[[MU]\])? *[^ ]+$/ { object = $NF; print object }
 		/([Ww]arning|WARNING|[Ee]rror|ERROR): / { print object, $0 }'
 }
 
@@ -133,6 +133,7 @@ one()
 		# Where stock.sh has built the base already.
 		out=$walk/fast words=
 		mapfile -t fragments < <(kernel_fragments fast)
+		[ "$step" = base ] || fragments+=("$LAB/scripts/config/fast.series.config")
 	fi
 	for fragment in $words; do
 		fragment=$LAB/scripts/config/matrix/$fragment
@@ -183,6 +184,9 @@ one()
 		done < "$log/elsewhere"
 		targets=(W=1 drivers/vfio/ "${elsewhere[@]}")
 		[ "$name" != x86 ] || targets+=(C=1 "CHECK=$SPARSE")
+		if [[ $words == *samples* && -d $src/samples/vfio-dmabuf ]]; then
+			targets+=(samples/vfio-dmabuf/)
+		fi
 	fi
 
 	cp "$out/.lab-warnings" "$log/$name.before"
@@ -194,7 +198,7 @@ one()
 	cp "$out/.lab-output" "$log/$name.$step.log"
 	remember "$out/.lab-warnings" "$out/.lab-output"
 	comm -13 "$log/$name.before" "$out/.lab-warnings" | cut -f 2- > "$log/$name.new"
-	grep -E '^  CC( \[M\])? +[^ /]+/.*\.o$' "$log/$name.$step.log" |
+	grep -E '^  CC( \[M\] +[^ /]+/.*\.o| +[^ /]+/.*\.o| \[U\] +samples/.*)$' "$log/$name.$step.log" |
 		grep -cvE ' (scripts|tools)/' > "$log/$name.count" || true
 	echo "$rc" > "$log/$name.rc"
 	echo "$name: $(cat "$log/$name.count") objects"
@@ -264,7 +268,9 @@ coverage()
 	} | sort -u | while read -r file; do
 		kgit cat-file -e "series:$file" 2> /dev/null || continue
 		for name in "${names[@]}"; do
-			if [ -e "$walk/config-$name/${file%.c}.o" ] || [ -e "$walk/$name/${file%.c}.o" ]; then
+			# A sample is a program.
+			if [ -e "$walk/config-$name/${file%.c}.o" ] || [ -e "$walk/$name/${file%.c}.o" ] ||
+			   [ -e "$walk/config-$name/${file%.c}" ] || [ -e "$walk/$name/${file%.c}" ]; then
 				printf '%s\t%s\t%s\n' "$(dirname "$file")" "$file" "$name"
 			fi
 		done | grep . || printf '%s\t%s\t\n' "$(dirname "$file")" "$file"

@@ -11,13 +11,14 @@ export CCACHE_MAXSIZE=5G CCACHE_SLOPPINESS=time_macros
 # The same sources give the same kernel, whoever builds it and when.
 export KBUILD_BUILD_TIMESTAMP="2026-01-01" KBUILD_BUILD_USER=lab KBUILD_BUILD_HOST=lab
 
-# The fragments of the kernel that boots, of flavour $1.  The options that a user of
-# the vfio kselftests needs are those of the series, also for the commits before it
-# brings them.
+# The fragments of the kernel that boots, of flavour $1 and of the tree $2; of the
+# base, where there is none.  The options that a user of the vfio kselftests needs are
+# those of the series, also for the commits before it brings them.
 kernel_fragments()
 {
 	printf '%s\n' "$LAB"/tools/testing/selftests/vfio/config{,.x86_64} \
 		"$LAB/scripts/config/fast.config"
+	[ ! -d "${2:+$2/samples/vfio-dmabuf}" ] || echo "$LAB/scripts/config/fast.series.config"
 	[ "$1" = fast ] || echo "$LAB/scripts/config/$1.config"
 }
 

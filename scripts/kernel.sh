@@ -22,14 +22,16 @@ coverage)
 	while read -r file; do
 		file=${file##*/}
 		gcov+=("GCOV_PROFILE_${file%.c}.o=y")
-	done < <(git -C "$source" diff --name-only base HEAD -- '*.c' ':!tools') ;;
+	done < <(git -C "$source" diff --name-only base HEAD -- '*.c' ':!tools' ':!samples') ;;
 *)	die "no kernel flavour \"$flavour\": there are fast, debug, plain and coverage" ;;
 esac
-mapfile -t fragments < <(kernel_fragments "$flavour")
+mapfile -t fragments < <(kernel_fragments "$flavour" "$source")
 
 kmake()
 {
-	make -C "$source" O="$out" -j"$JOBS" CC="ccache gcc" HOSTCC="ccache gcc" "${gcov[@]}" "$@"
+	# The samples run in the guest, too, which has no libraries.
+	make -C "$source" O="$out" -j"$JOBS" CC="ccache gcc" HOSTCC="ccache gcc" USERLDFLAGS=-static \
+		"${gcov[@]}" "$@"
 }
 
 need_disk 6
@@ -47,6 +49,9 @@ configured "$flavour" "$out" "${fragments[@]}"
 with_progress "building the $flavour kernel" "$BUILD/log/kernel-${out##*/}.log" kmake bzImage modules
 rm -rf "$out/root"
 kmake -s modules_install INSTALL_MOD_PATH="$out/root" > "$BUILD/log/modules-${out##*/}.log"
+if [ -d "$source/samples/vfio-dmabuf" ]; then
+	install -D -t "$out/root/usr/bin" "$out"/samples/vfio-dmabuf/vfio-dmabuf-{owner,client}
+fi
 # The modules of the tests, where modprobe finds them
 test_modules=$source/tools/testing/selftests/vfio/test_modules
 if [ -d "$test_modules" ]; then

@@ -9,7 +9,7 @@ BUILD=$LAB/build
 TREE=${LAB_TREE:-$BUILD/linux}
 # Tops of the kernel tree in which the series may have whole files of its own.
 # shellcheck disable=SC2034 # read by the scripts that source this file
-ROOTS=(Documentation drivers include tools)
+ROOTS=(Documentation drivers include samples tools)
 
 # The answer of git and sort must not depend on who asks.
 export LC_ALL=C.UTF-8 TZ=UTC
