@@ -17,8 +17,19 @@ time=()
 mkdir -p "$BUILD/log"
 "$LAB/scripts/boot.sh" "${time[@]}" --plan "$LAB/scripts/plans/demo" --out "$BUILD/run/demo" fast \
 	> "$BUILD/log/demo.log" || { cat "$BUILD/log/demo.log"; exit 1; }
+
+# What test $1 has to tell
+story()
+{
+	awk -v first="  # Subtest: $1" '/^  # Subtest: / { on = $0 == first; next }
+		/^[^ ]/ { on = 0 }
+		on && /^  (# |(not )?ok )/ { print "  " $0 }' "$BUILD/run/demo/ktap.log"
+}
+
 printf '\nEDU, driven from userspace through vfio:\n\n'
-sed -n 's/^  \(# \|\(not \)\{0,1\}ok \)/  &/p' "$BUILD/run/demo/ktap.log" | grep -v 'Subtest:'
+story 'edu edu_demo'
+printf '\nOne page of it, in the hands of an unprivileged process, and taken back:\n\n'
+story 'edu dmabuf_demo'
 printf '\nThe kernel'\''s own vfio kselftests, on that device and on one whose BAR is memory:\n\n'
 "$LAB/scripts/boot.sh" "${time[@]}" --plan "$LAB/scripts/plans/quick" \
 	--expected "$LAB/scripts/expected/fast" fast

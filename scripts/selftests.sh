@@ -14,12 +14,12 @@ objects=$BUILD/kselftest-objects
 installed=$BUILD/kselftest
 selftests=$TREE/tools/testing/selftests
 programs=(bar_mmap edu_demo fault_locks fault_scaling map_bench)
-helpers=(kunit)
+helpers=(dmabuf_demo kunit)
 
 [ -d "$selftests" ] || die "there is no kernel tree in $TREE: run \"make tree\" first"
 id=$(tree_id "$TREE")
 # Nothing to do where neither the tree nor what the lab adds has changed.
-stamp="$id $collections $(cat "$LAB"/scripts/guest/{*.c,kunit} "$0" | sha256sum)"
+stamp="$id $collections $(cat "$LAB"/scripts/guest/{*.c,dmabuf_demo,kunit} "$0" | sha256sum)"
 [ "$(cat "$installed/.lab-stamp" 2> /dev/null)" != "$stamp" ] || exit 0
 mkdir -p "$objects"
 
