@@ -10,7 +10,9 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
 # name, limit as a factor, of what: another number of the series, or "stock": the
-# stock kernel's number of the same name. The number must not be greater.
+# stock kernel's number of the same name. The number must not be greater. Stock has
+# no number for what it cannot do. A revoke costs the same however many other
+# DMABUFs there are, and four times the processes cost four times as much at most.
 limits='
 bar-map-unmap			1.45	stock
 bar-map-touch-unmap		1.35	stock
@@ -21,6 +23,21 @@ export-close			1.05	stock
 delegated-fault-1-range		1.00	bar-fault-4k
 delegated-fault-4096-ranges	1.10	delegated-fault-1-range
 row-511-touches-fault		1.00	delegated-fault-1-range
+revoke-0-pages			0.20	export-close
+revoke-1-page			1.00	bar-fault-4k
+revoke-512-pages		32.00	revoke-1-page
+revoke-2m			1.00	revoke-1-page
+revoke-1g			1.00	revoke-1-page
+revoke-0-pages-1-others		1.05	revoke-0-pages
+revoke-0-pages-100-others	1.05	revoke-0-pages-1-others
+revoke-0-pages-10000-others	1.05	revoke-0-pages-1-others
+revoke-1-page-1-others		1.05	revoke-1-page
+revoke-1-page-100-others	1.05	revoke-1-page-1-others
+revoke-1-page-10000-others	1.05	revoke-1-page-1-others
+revoke-1-page-1-processes	1.05	revoke-1-page
+revoke-1-page-4-processes	4.00	revoke-1-page-1-processes
+revoke-1-page-16-processes	4.00	revoke-1-page-4-processes
+revoke-1-page-64-processes	4.00	revoke-1-page-16-processes
 '
 
 "$LAB/scripts/tree.sh" --keep

@@ -7,7 +7,11 @@
  *
  * Prints "# bench NAME INSTRUCTIONS" for all that the kernel can do.
  */
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -19,6 +23,8 @@
 
 #define ROUNDS		64
 #define MANY_RANGES	4096
+#define MANY_BUFFERS	10000
+#define MANY_PROCESSES	64
 
 static const char *device_bdf;
 
@@ -191,6 +197,106 @@ TEST_F(map_bench, delegated)
 	ASSERT_EQ(0, close(one));
 	ASSERT_EQ(0, close(many));
 	ASSERT_EQ(0, close(row));
+}
+
+/*
+ * A revoke of a buffer of @size that is mapped at @addr, touched in steps of
+ * @page; or not mapped, where there is no @addr.
+ */
+static void measure_revoke(const char *name, int device_fd, char *addr, size_t size,
+			   size_t page)
+{
+	struct vfio_pci_dmabuf_revoke revoke = { .argsz = sizeof(revoke) };
+
+	MEASURE(name,
+		revoke.dmabuf_fd = export_ranges(device_fd, 2, 1, 0, size, 0);
+		if (addr) {
+			map(revoke.dmabuf_fd, addr, size, 0);
+			madvise(addr, size, MADV_HUGEPAGE);
+			for (size_t i = 0; i < size; i += page)
+				touch(addr + i);
+		},
+		ioctl_assert(device_fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke),
+		if (addr)
+			munmap(addr, size);
+		close(revoke.dmabuf_fd));
+}
+
+static bool can_revoke(int device_fd)
+{
+	return !ioctl(device_fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, NULL) || errno != ENOTTY;
+}
+
+TEST_F(map_bench, revoke)
+{
+	int fd = self->device->fd;
+
+	if (!can_revoke(fd))
+		SKIP(return, "this kernel cannot revoke a DMABUF");
+
+	measure_revoke("revoke-0-pages", fd, NULL, SZ_4K, 0);
+	/* Addresses at which nothing larger fits */
+	measure_revoke("revoke-1-page", fd, self->space + SZ_4K, SZ_4K, SZ_4K);
+	measure_revoke("revoke-512-pages", fd, self->space + SZ_4K, SZ_2M, SZ_4K);
+	measure_revoke("revoke-2m", fd, self->space, SZ_2M, SZ_2M);
+	measure_revoke("revoke-1g", fd, self->space, SZ_1G, SZ_1G);
+}
+
+TEST_F(map_bench, revoke_others)
+{
+	struct rlimit files = { .rlim_cur = 2 * MANY_BUFFERS, .rlim_max = 2 * MANY_BUFFERS };
+	int fd = self->device->fd, others = 0, wanted;
+	char name[64];
+
+	if (!can_revoke(fd))
+		SKIP(return, "this kernel cannot revoke a DMABUF");
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &files));
+
+	for (wanted = 1; wanted <= MANY_BUFFERS; wanted *= 100) {
+		for (; others < wanted; others++)
+			export_ranges(fd, 2, 1, others * SZ_4K, SZ_4K, 0);
+		snprintf_assert(name, sizeof(name), "revoke-0-pages-%d-others", others);
+		measure_revoke(name, fd, NULL, SZ_4K, 0);
+		snprintf_assert(name, sizeof(name), "revoke-1-page-%d-others", others);
+		measure_revoke(name, fd, self->space + SZ_4K, SZ_4K, SZ_4K);
+	}
+}
+
+TEST_F_TIMEOUT(map_bench, revoke_processes, 600)
+{
+	struct vfio_pci_dmabuf_revoke revoke = { .argsz = sizeof(revoke) };
+	char *addr = self->space + SZ_4K, name[64];
+	int fd = self->device->fd, nr, i;
+	pid_t children[MANY_PROCESSES];
+
+	if (!can_revoke(fd))
+		SKIP(return, "this kernel cannot revoke a DMABUF");
+
+	for (nr = 1; nr <= MANY_PROCESSES; nr *= 4) {
+		snprintf_assert(name, sizeof(name), "revoke-1-page-%d-processes", nr);
+		MEASURE(name,
+			revoke.dmabuf_fd = export_ranges(fd, 2, 1, 0, SZ_4K, 0);
+			map(revoke.dmabuf_fd, addr, SZ_4K, 0);
+			touch(addr);
+			/* fork() copies the page table entry */
+			for (i = 1; i < nr; i++) {
+				children[i] = fork();
+				VFIO_ASSERT_GE(children[i], 0);
+				while (!children[i]) {
+					prctl(PR_SET_PDEATHSIG, SIGKILL);
+					pause();
+				}
+			}
+			/* for all of them to sleep */
+			usleep(10000),
+			ioctl_assert(fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke),
+			for (i = 1; i < nr; i++) {
+				kill(children[i], SIGKILL);
+				VFIO_ASSERT_EQ(waitpid(children[i], NULL, 0), children[i]);
+			}
+			munmap(addr, SZ_4K);
+			close(revoke.dmabuf_fd));
+	}
 }
 
 int main(int argc, char *argv[])
