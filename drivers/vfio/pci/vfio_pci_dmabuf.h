@@ -32,7 +32,7 @@
  *	dmabuf->resv				mappings of importers
  *	vfio_pci_dma_buf.lock
  *	fs_reclaim				vmf_insert_pfn() may allocate
- *	address_space.i_mmap_rwsem		the zap, with memory_lock only
+ *	address_space.i_mmap_rwsem		the zap, with memory_lock or nothing
  *
  * vfio_pci_memory.lock, for the list of buffers, is a leaf.
  *
@@ -48,11 +48,12 @@ struct vfio_region_dma_range;
 
 /**
  * enum vfio_pci_memory_state - Can the memory of a device be reached?
- * @VFIO_PCI_MEMORY_REVOKED: Never again: the device has been closed.
+ * @VFIO_PCI_MEMORY_REVOKED: Never again: the device has been closed, or the buffer
+ *	was revoked, see vfio_pci_dma_buf.source.
  * @VFIO_PCI_MEMORY_ENABLED: Yes, unless the device is in D3. The PCI core can
  *	bring it back from there without asking vfio, for a reset through sysfs,
  *	error recovery or a resume of the host, so that is not part of the state:
- *	see vfio_pci_memory_state().
+ *	see vfio_pci_dma_buf_state().
  * @VFIO_PCI_MEMORY_DISABLED: No, until vfio_pci_memory_restore(). The user has
  *	disabled it, or sent the device to low power.
  * @VFIO_PCI_MEMORY_CHANGING: Not now. Whoever holds memory_lock for writing is
@@ -92,6 +93,9 @@ struct vfio_pci_memory {
  *
  * @dmabuf: The DMABUF; valid until it is released.
  * @memory: The memory that this is a piece of.
+ * @source: Where the state comes from: @memory, or vfio_pci_memory_revoked once
+ *	the buffer was revoked for good, so that a page fault has one thing to look
+ *	at. Guarded by @lock.
  * @memory_elm: Place in its list of buffers.
  * @users: One for the DMABUF until its release, one for each walker over the
  *	list. Holding one guarantees that the buffer is on the list and that its
@@ -128,6 +132,7 @@ struct vfio_pci_memory {
 struct vfio_pci_dma_buf {
 	struct dma_buf *dmabuf;
 	struct vfio_pci_memory *memory;
+	const struct vfio_pci_memory *source;
 	struct list_head memory_elm;
 	refcount_t users;
 	struct completion unused;
@@ -146,15 +151,16 @@ struct vfio_pci_dma_buf {
 };
 
 /**
- * vfio_pci_memory_state() - Can the memory be reached right now?
- * @memory: The memory of a device
+ * vfio_pci_dma_buf_state() - Can the memory of a buffer be reached right now?
+ * @priv: The buffer
  *
- * Context: The lock of one of the buffers is held, which keeps the answer valid.
+ * Context: Its lock is held, which keeps the answer valid.
  * Return: The state, with D3 taken into account.
  */
 static inline enum vfio_pci_memory_state
-vfio_pci_memory_state(const struct vfio_pci_memory *memory)
+vfio_pci_dma_buf_state(const struct vfio_pci_dma_buf *priv)
 {
+	const struct vfio_pci_memory *memory = priv->source;
 	enum vfio_pci_memory_state state = READ_ONCE(memory->state);
 
 	if (state == VFIO_PCI_MEMORY_ENABLED && vfio_pci_in_d3(memory->pdev))
@@ -206,6 +212,8 @@ void vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
 			 struct vfio_pci_dma_buf *priv);
 void vfio_pci_memory_remove(struct vfio_pci_dma_buf *priv);
 int vfio_pci_memory_wait(struct vfio_pci_memory *memory, bool interruptible);
+int vfio_pci_dma_buf_revoke(struct vfio_pci_core_device *vdev,
+			    struct vfio_pci_dma_buf *priv);
 
 struct vfio_pci_dma_buf *vfio_pci_dma_buf_alloc(u32 nr_ranges);
 void vfio_pci_dma_buf_init_ranges(struct vfio_pci_dma_buf *priv);

@@ -11,7 +11,8 @@
  *	vfio_pci_memory_restore(vdev);
  *	up_write(&vdev->memory_lock);
  *
- * and the last close revokes it for good. A page fault comes without
+ * and the last close revokes it for good. vfio_pci_dma_buf_revoke() does that for
+ * a single buffer, and takes no lock of the device. A page fault comes without
  * memory_lock, see vfio_pci_dma_buf.lock for how both exclude each other.
  */
 #include <linux/dma-resv.h>
@@ -22,6 +23,11 @@
 
 #include "vfio_pci_dmabuf.h"
 #include "vfio_pci_priv.h"
+
+/* What is behind a buffer that was revoked for good */
+static const struct vfio_pci_memory vfio_pci_memory_revoked = {
+	.state = VFIO_PCI_MEMORY_REVOKED,
+};
 
 static void vfio_pci_memory_init(struct vfio_pci_memory *memory,
 				 struct pci_dev *pdev)
@@ -80,9 +86,9 @@ vfio_pci_memory_next(struct vfio_pci_memory *memory,
  * @priv: The buffer, whose DMABUF nobody else knows yet
  *
  * Nothing may fail after this. From here on the state of @vdev's memory is the
- * one of the buffer, so this needs no memory_lock: a walk that is under way has
- * changed the state before it began, and nobody has mapped this buffer under the
- * old one.
+ * one of the buffer, until it is revoked, so this needs no memory_lock: a walk
+ * that is under way has changed the state before it began, and nobody has mapped
+ * this buffer under the old one.
  */
 void vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
 			 struct vfio_pci_dma_buf *priv)
@@ -91,6 +97,7 @@ void vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
 
 	kref_get(&memory->kref);
 	priv->memory = memory;
+	priv->source = memory;
 	guard(spinlock)(&memory->lock);
 	list_add(&priv->memory_elm, &memory->buffers);
 }
@@ -130,32 +137,97 @@ int vfio_pci_memory_wait(struct vfio_pci_memory *memory, bool interruptible)
 			READ_ONCE(memory->state) != VFIO_PCI_MEMORY_CHANGING);
 }
 
+static bool vfio_pci_dma_buf_unmapped(struct vfio_pci_dma_buf *priv)
+{
+	return !atomic_read_acquire(&priv->nr_mapped);
+}
+
 /*
  * Have importers unmap the buffer, and wait until they have, and until the work
- * that they had for it is done.
+ * that they had for it is done. Fails with -EINTR for a signal if @interruptible,
+ * which ends all waits but those in an importer's invalidate_mappings(), and with
+ * the error of a fence that cannot tell when its work is done. Can be called again
+ * then.
  */
-static void vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv)
+static int vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv,
+				  bool interruptible)
 {
 	struct dma_resv *resv = priv->dmabuf->resv;
+	long ret = 0;
 
-	if (!READ_ONCE(priv->imported))
-		return;
-
-	dma_resv_lock(resv, NULL);
-	dma_buf_invalidate_mappings(priv->dmabuf);
 	/*
-	 * Whoever has the fd can add fences, which say nothing about this memory
-	 * unless an importer had addresses of it for its work.
+	 * Acquire, as vfio_pci_dma_buf_revoke() comes without memory_lock: a caller
+	 * that finds it false must find the mappings of importers gone, too.
 	 */
-	if (priv->fenced)
-		dma_resv_wait_timeout(resv, DMA_RESV_USAGE_BOOKKEEP, false,
-				      MAX_SCHEDULE_TIMEOUT);
-	priv->fenced = false;
-	WRITE_ONCE(priv->imported, false);
-	dma_resv_unlock(resv);
+	if (smp_load_acquire(&priv->imported)) {
+		if (!interruptible)
+			dma_resv_lock(resv, NULL);
+		else if (dma_resv_lock_interruptible(resv, NULL))
+			return -EINTR;
 
-	/* iommufd is not counted: it has unmapped when invalidate_mappings() returns. */
-	wait_var_event(&priv->nr_mapped, !atomic_read_acquire(&priv->nr_mapped));
+		dma_buf_invalidate_mappings(priv->dmabuf);
+		/*
+		 * Whoever has the fd can add fences, which say nothing about this
+		 * memory unless an importer had addresses of it for its work.
+		 */
+		if (priv->fenced)
+			ret = dma_resv_wait_timeout(resv,
+						    DMA_RESV_USAGE_BOOKKEEP,
+						    interruptible,
+						    MAX_SCHEDULE_TIMEOUT);
+		if (ret >= 0) {
+			priv->fenced = false;
+			smp_store_release(&priv->imported, false);
+		}
+		dma_resv_unlock(resv);
+		if (ret < 0 && interruptible && signal_pending(current))
+			return -EINTR;
+	}
+
+	/*
+	 * iommufd is not counted: it has unmapped when invalidate_mappings()
+	 * returns. Another revoke may have told importers, and be here, too.
+	 */
+	if (!interruptible)
+		wait_var_event(&priv->nr_mapped, vfio_pci_dma_buf_unmapped(priv));
+	else if (wait_var_event_interruptible(&priv->nr_mapped,
+					      vfio_pci_dma_buf_unmapped(priv)))
+		return -EINTR;
+
+	return ret < 0 ? ret : 0;
+}
+
+/**
+ * vfio_pci_dma_buf_revoke() - Take one buffer back for good
+ * @vdev: The device, open
+ * @priv: A buffer that was exported from some device
+ *
+ * The CPU's access ends before importers are told, and no other buffer notices:
+ * this takes no lock of the device.
+ *
+ * Return: 0, -ENODEV if it was exported from another device, or before @vdev was
+ * opened, -EINTR for a signal while it waited for an importer, the error of a
+ * fence, -EBADFD if the buffer was revoked before and no importer uses it any more.
+ */
+int vfio_pci_dma_buf_revoke(struct vfio_pci_core_device *vdev,
+			    struct vfio_pci_dma_buf *priv)
+{
+	bool revoked;
+	int ret;
+
+	if (priv->memory != vdev->memory)
+		return -ENODEV;
+
+	scoped_guard(rwsem_write, &priv->lock) {
+		revoked = priv->source == &vfio_pci_memory_revoked;
+		priv->source = &vfio_pci_memory_revoked;
+	}
+	vfio_pci_dma_buf_zap(priv);
+
+	ret = vfio_pci_dma_buf_drain(priv, true);
+	if (ret)
+		return ret;
+	return revoked ? -EBADFD : 0;
 }
 
 static void __vfio_pci_memory_revoke(struct vfio_pci_core_device *vdev,
@@ -181,7 +253,7 @@ static void __vfio_pci_memory_revoke(struct vfio_pci_core_device *vdev,
 		vfio_pci_zap_bars(vdev);
 
 	vfio_pci_memory_for_each(priv, memory)
-		vfio_pci_dma_buf_drain(priv);
+		vfio_pci_dma_buf_drain(priv, false);
 }
 
 /**

@@ -78,7 +78,7 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 			struct vfio_pci_memory *memory = priv->memory;
 			enum vfio_pci_memory_state state;
 
-			state = vfio_pci_memory_state(memory);
+			state = vfio_pci_dma_buf_state(priv);
 			ret = VM_FAULT_SIGBUS;
 			if (likely(state == VFIO_PCI_MEMORY_ENABLED))
 				ret = order ? vfio_pci_insert_pfn(vmf, pfn, order) :
@@ -86,7 +86,10 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 			else if (state == VFIO_PCI_MEMORY_CHANGING)
 				break;	/* drops the lock */
 
-			/* Of a closed device there is nothing left to name here. */
+			/*
+			 * Of a closed device there is nothing left to name here,
+			 * and a revoked buffer is no news.
+			 */
 			if (state != VFIO_PCI_MEMORY_REVOKED)
 				dev_dbg_ratelimited(&memory->pdev->dev,
 						    "%s(,order = %u) page frame 0x%lx: 0x%x\n",
@@ -156,7 +159,7 @@ int vfio_pci_dma_buf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 		return -EOPNOTSUPP;
 
 	scoped_guard(rwsem_read, &priv->lock)
-		if (vfio_pci_memory_state(priv->memory) == VFIO_PCI_MEMORY_REVOKED)
+		if (vfio_pci_dma_buf_state(priv) == VFIO_PCI_MEMORY_REVOKED)
 			return -ENODEV;
 
 	vfio_pci_dma_buf_init_vma(priv, vma);

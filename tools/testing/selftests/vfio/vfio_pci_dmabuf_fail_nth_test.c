@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Whatever fails on the way to a DMABUF, a mapping or a page fault: the caller
- * gets to know, nothing is left behind, and the next try succeeds.
+ * Whatever fails on the way to a DMABUF, a mapping, a page fault or an import, and
+ * on the way back when a DMABUF is revoked: the caller gets to know, nothing is left
+ * behind, and the next try succeeds.
  *
  * See Documentation/fault-injection/fault-injection.rst for fail-nth.
  */
@@ -16,6 +17,7 @@
 #include <sys/mman.h>
 
 #include <linux/compiler.h>
+#include <linux/iommufd.h>
 #include <linux/pci_regs.h>
 #include <linux/sizes.h>
 #include <linux/vfio.h>
@@ -44,6 +46,12 @@ FIXTURE(vfio_pci_dmabuf_fail_nth_test) {
 	struct export export;
 	int fail_fd;
 	size_t page_size;
+
+	/* A DMABUF to be revoked, and what is made of it */
+	int fd;
+	void *vaddr;
+	iova_t iova;
+	int importer;
 };
 
 #define fixture_data		FIXTURE_DATA(vfio_pci_dmabuf_fail_nth_test)
@@ -98,6 +106,8 @@ FIXTURE_SETUP(vfio_pci_dmabuf_fail_nth_test)
 	int i;
 
 	self->page_size = getpagesize();
+	self->fd = -1;
+	self->importer = -1;
 	self->fail_fd = open("/proc/thread-self/fail-nth", O_RDWR);
 	if (self->fail_fd < 0 || !fault_injection_setup())
 		SKIP(return, "The kernel has no fault injection");
@@ -125,6 +135,8 @@ FIXTURE_SETUP(vfio_pci_dmabuf_fail_nth_test)
 
 FIXTURE_TEARDOWN(vfio_pci_dmabuf_fail_nth_test)
 {
+	if (self->importer >= 0)
+		importer_close(self->importer);
 	mmap_target_close(&self->target);
 	vfio_pci_device_close(self->device);
 	VFIO_ASSERT_EQ(close(self->fail_fd), 0);
@@ -274,6 +286,197 @@ static long touch_where_nothing_is(fixture_data *self)
 TEST_F(vfio_pci_dmabuf_fail_nth_test, page_fault)
 {
 	fail_each(_metadata, self, touch_where_nothing_is, undo_map);
+}
+
+/* A DMABUF, and a mapping that is in use */
+static void prepare_revoke(fixture_data *self)
+{
+	self->fd = vfio_pci_dmabuf_export_range(self->device, self->target.bar, 0,
+						self->page_size);
+	self->vaddr = mmap(NULL, self->page_size, PROT_READ, MAP_SHARED, self->fd, 0);
+	VFIO_ASSERT_NE(self->vaddr, MAP_FAILED);
+	VFIO_ASSERT_TRUE(mmio_try_touch(self->vaddr));
+}
+
+static void end_revoke(fixture_data *self)
+{
+	VFIO_ASSERT_EQ(munmap(self->vaddr, self->page_size), 0);
+	VFIO_ASSERT_EQ(close(self->fd), 0);
+}
+
+/* One that failed has taken nothing, or the next one would find it revoked. */
+static long revoke_fd(fixture_data *self)
+{
+	return __vfio_pci_dmabuf_revoke(self->device, self->fd);
+}
+
+/* What was revoked cannot be given back, so go on with another one. */
+static void undo_revoke(fixture_data *self, long got)
+{
+	VFIO_ASSERT_FALSE(mmio_try_touch(self->vaddr));
+	VFIO_ASSERT_EQ(revoke_fd(self), -EBADFD);
+	end_revoke(self);
+	prepare_revoke(self);
+}
+
+TEST_F(vfio_pci_dmabuf_fail_nth_test, revoke)
+{
+	const char *reason = vfio_pci_no_dmabuf_revoke(self->device);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	prepare_revoke(self);
+	fail_each(_metadata, self, revoke_fd, undo_revoke);
+	end_revoke(self);
+}
+
+/* iommufd as the importer */
+static long unmap(fixture_data *self)
+{
+	struct iommu *iommu = self->device->iommu;
+	struct iommu_ioas_unmap args = {
+		.size = sizeof(args),
+		.ioas_id = iommu->ioas_id,
+		.iova = self->iova,
+		.length = self->page_size,
+	};
+
+	return ioctl(iommu->iommufd, IOMMU_IOAS_UNMAP, &args) ? -errno : 0;
+}
+
+static long import(fixture_data *self)
+{
+	struct iommu *iommu = self->device->iommu;
+	struct iommu_ioas_map_file args = {
+		.size = sizeof(args),
+		.flags = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE |
+			 IOMMU_IOAS_MAP_FIXED_IOVA,
+		.ioas_id = iommu->ioas_id,
+		.fd = self->fd,
+		.length = self->page_size,
+		.iova = self->iova,
+	};
+	long ret = ioctl(iommu->iommufd, IOMMU_IOAS_MAP_FILE, &args) ? -errno : 0;
+
+	/* If it was the answer that failed iommufd has it mapped. */
+	if (ret == -EFAULT)
+		unmap(self);
+	return ret;
+}
+
+static void undo_import(fixture_data *self, long got)
+{
+	VFIO_ASSERT_EQ(unmap(self), 0);
+}
+
+static void undo_revoke_imported(fixture_data *self, long got)
+{
+	undo_import(self, 0);
+	VFIO_ASSERT_EQ(import(self), -ENODEV);
+	undo_revoke(self, got);
+	VFIO_ASSERT_EQ(import(self), 0);
+}
+
+static void find_iova(fixture_data *self)
+{
+	struct iova_allocator *iova_allocator = iova_allocator_init(self->device->iommu);
+
+	self->iova = iova_allocator_alloc(iova_allocator, self->page_size);
+	iova_allocator_cleanup(iova_allocator);
+}
+
+TEST_F(vfio_pci_dmabuf_fail_nth_test, import)
+{
+	find_iova(self);
+	prepare_revoke(self);
+	fail_each(_metadata, self, import, undo_import);
+	end_revoke(self);
+}
+
+TEST_F(vfio_pci_dmabuf_fail_nth_test, revoke_imported)
+{
+	const char *reason = vfio_pci_no_dmabuf_revoke(self->device);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	find_iova(self);
+	prepare_revoke(self);
+	ASSERT_EQ(0, import(self));
+	fail_each(_metadata, self, revoke_fd, undo_revoke_imported);
+	undo_import(self, 0);
+	end_revoke(self);
+}
+
+/* An importer of the ordinary kind */
+static long attach_and_map(fixture_data *self)
+{
+	int ret;
+
+	ret = importer_attach(self->importer, self->fd, device_bdf,
+			      VFIO_DMABUF_IMPORTER_UNMAP_DELAYED, 0);
+	if (ret)
+		return ret;
+	ret = importer_map(self->importer);
+	if (!ret)
+		ret = importer_add_fence(self->importer);
+	if (ret)
+		VFIO_ASSERT_EQ(importer_detach(self->importer), 0);
+	return ret;
+}
+
+static void undo_attach_and_map(fixture_data *self, long got)
+{
+	VFIO_ASSERT_EQ(importer_mapped(self->importer), self->page_size);
+	VFIO_ASSERT_EQ(importer_detach(self->importer), 0);
+}
+
+TEST_F(vfio_pci_dmabuf_fail_nth_test, attach_and_map)
+{
+	const char *reason = importer_missing();
+
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	self->importer = importer_open();
+	prepare_revoke(self);
+	fail_each(_metadata, self, attach_and_map, undo_attach_and_map);
+	end_revoke(self);
+}
+
+/* Without a fence, or somebody would have to signal it. */
+static void attach_and_map_for_revoke(fixture_data *self)
+{
+	VFIO_ASSERT_EQ(importer_attach(self->importer, self->fd, device_bdf,
+				       VFIO_DMABUF_IMPORTER_UNMAP_DELAYED, 0), 0);
+	VFIO_ASSERT_EQ(importer_map(self->importer), 0);
+}
+
+static void undo_revoke_mapped(fixture_data *self, long got)
+{
+	VFIO_ASSERT_EQ(importer_mapped(self->importer), 0);
+	VFIO_ASSERT_EQ(importer_map(self->importer), -ENODEV);
+	VFIO_ASSERT_EQ(importer_detach(self->importer), 0);
+	undo_revoke(self, got);
+	attach_and_map_for_revoke(self);
+}
+
+TEST_F(vfio_pci_dmabuf_fail_nth_test, revoke_mapped)
+{
+	const char *reason = vfio_pci_no_dmabuf_revoke(self->device);
+
+	if (!reason)
+		reason = importer_missing();
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	self->importer = importer_open();
+	prepare_revoke(self);
+	attach_and_map_for_revoke(self);
+	fail_each(_metadata, self, revoke_fd, undo_revoke_mapped);
+	ASSERT_EQ(0, importer_detach(self->importer));
+	end_revoke(self);
 }
 
 int main(int argc, char *argv[])

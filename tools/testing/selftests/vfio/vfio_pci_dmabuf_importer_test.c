@@ -9,7 +9,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -147,28 +146,6 @@ static void importer_test_teardown(struct importer_test *test)
 	if (test->device)
 		device_close(test);
 	sysfs_driver_restore(DRIVER, device_bdf);
-}
-
-/* Whether a client has ended, or does so within the time */
-static bool client_done(struct client *client, int timeout_ms)
-{
-	struct pollfd pollfd = {
-		.fd = client->sock,
-	};
-
-	return poll(&pollfd, 1, timeout_ms) == 1;
-}
-
-/* Wait for the end. Returns its exit status, or -ETIMEDOUT for none. */
-static int client_finish(struct client *client)
-{
-	int ret;
-
-	if (!client_done(client, PATIENCE_MS))
-		return -ETIMEDOUT;
-	ret = client_wait(client);
-	client->pid = 0;
-	return ret;
 }
 
 /* What a call returns that got through by itself, and one that had to be released */

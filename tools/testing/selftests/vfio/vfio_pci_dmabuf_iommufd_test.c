@@ -506,6 +506,100 @@ TEST_F(vfio_pci_dmabuf_iommufd_test, export_while_disabled)
 	ASSERT_EQ(0, close(fd));
 }
 
+/* The owner revokes it: gone when that returns, and there is no way back. */
+TEST_F(vfio_pci_dmabuf_iommufd_test, revoked)
+{
+	const char *reason = vfio_pci_no_dmabuf_revoke(self->memory);
+	const u64 size = dmabuf_size(self), offset = some_offset(self);
+	int fd, next, round;
+
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	fd = export(self);
+	for (round = 0; round < 3; round++) {
+		ASSERT_EQ(0, map_dmabuf(self, fd, 0, size));
+		expect_mapped(_metadata, self, 0, 0);
+		expect_mapped(_metadata, self, offset, offset);
+
+		ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->memory, fd));
+		expect_not_mapped(_metadata, self, 0, 0);
+		expect_not_mapped(_metadata, self, offset, offset);
+		ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->memory, fd));
+		ASSERT_EQ(0, unmap_dmabuf(self, size));
+		ASSERT_EQ(-ENODEV, map_dmabuf(self, fd, 0, size));
+		expect_not_mapped(_metadata, self, 0, 0);
+
+		/* The memory is free for the next one. */
+		next = export(self);
+		ASSERT_EQ(0, close(fd));
+		fd = next;
+	}
+	ASSERT_EQ(0, close(fd));
+}
+
+/* Neither does a change of the memory's state bring it back. */
+TEST_F(vfio_pci_dmabuf_iommufd_test, revoked_and_disabled)
+{
+	const char *reason = vfio_pci_no_dmabuf_revoke(self->memory);
+	const struct vfio_pci_memory_event *decode = &vfio_pci_memory_decode;
+	const u64 size = dmabuf_size(self);
+	int fd, round;
+
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	/* Revoked before, and meanwhile */
+	for (round = 0; round < 2; round++) {
+		fd = export(self);
+		ASSERT_EQ(0, map_dmabuf(self, fd, 0, size));
+		expect_mapped(_metadata, self, 0, 0);
+		if (round)
+			ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->memory, fd));
+		decode->disable(self->memory);
+		if (!round)
+			ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->memory, fd));
+		decode->enable(self->memory);
+
+		expect_not_mapped(_metadata, self, 0, 0);
+		ASSERT_EQ(0, unmap_dmabuf(self, size));
+		ASSERT_EQ(-ENODEV, map_dmabuf(self, fd, 0, size));
+		ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(self->memory, fd));
+		ASSERT_EQ(0, close(fd));
+	}
+}
+
+/* Imports of other DMABUFs stay, be they of the same memory. */
+TEST_F(vfio_pci_dmabuf_iommufd_test, revoked_next_to_others)
+{
+	const char *reason = vfio_pci_no_dmabuf_revoke(self->memory);
+	const iova_t iova = self->iova;
+	int i, fds[3];
+
+	if (reason)
+		SKIP(return, "%s", reason);
+	if (!has_ram(self))
+		SKIP(return, "%s has no BAR of RAM", memory_bdf);
+
+	for (i = 0; i < ARRAY_SIZE(fds); i++) {
+		fds[i] = vfio_pci_dmabuf_export_range(self->memory, self->bar, 0, SZ_64K);
+		self->iova = iova + i * SZ_64K;
+		ASSERT_EQ(0, map_dmabuf(self, fds[i], 0, SZ_64K));
+	}
+	self->iova = iova;
+	for (i = 0; i < ARRAY_SIZE(fds); i++)
+		expect_mapped(_metadata, self, i * SZ_64K, 0);
+
+	ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(self->memory, fds[1]));
+	expect_not_mapped(_metadata, self, SZ_64K, 0);
+	expect_mapped(_metadata, self, 0, 0);
+	expect_mapped(_metadata, self, 2 * SZ_64K, 0);
+
+	ASSERT_EQ(0, unmap_dmabuf(self, ARRAY_SIZE(fds) * SZ_64K));
+	for (i = 0; i < ARRAY_SIZE(fds); i++)
+		ASSERT_EQ(0, close(fds[i]));
+}
+
 /*
  * The importer's mapping and DMABUF are of a device that has been closed: revoked for
  * good, also when the device is open once more.

@@ -2,7 +2,8 @@
 /*
  * A process that maps DMABUFs allocates page tables, and where it exceeds the
  * memory.high of its cgroup such an allocation sleeps for seconds. The owner of
- * the device, which resets it meanwhile, must not wait for that.
+ * the device, which resets it meanwhile or revokes the DMABUFs, must not wait for
+ * that.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -32,15 +33,23 @@
 /* In each thread, and each with a page table of its own */
 #define NR_MAPPINGS	512
 
-/* An allocation may sleep for 2 seconds, and a reset may take long, but not this. */
-#define MAX_RESET_S	10
+/* An allocation may sleep for 2 seconds, and a call may take long, but not this. */
+#define MAX_CALL_S	10
 
 static const char *device_bdf;
+
+/* What is shared with the client */
+struct shared {
+	pid_t tids[NR_THREADS];
+	/* Its DMABUFs are, or are about to be. */
+	bool revoked;
+};
 
 /* A thread of the client */
 struct toucher {
 	pthread_barrier_t *barrier;
 	pthread_t thread;
+	struct shared *shared;
 	pid_t *tid;
 	int fd;
 	void *vaddr;
@@ -59,8 +68,7 @@ FIXTURE(vfio_pci_dmabuf_memcg_test) {
 	char cgroup[64];
 	bool was_enabled;
 	struct client client;
-	/* Threads of the client, in memory that is shared with it */
-	pid_t *tids;
+	struct shared *shared;
 	int fds[NR_THREADS];
 };
 
@@ -191,9 +199,9 @@ FIXTURE_SETUP(vfio_pci_dmabuf_memcg_test)
 	for (i = 0; i < variant->nr_dmabufs; i++)
 		self->fds[i] = vfio_pci_dmabuf_export_range(self->device, self->bar, 0,
 							    getpagesize());
-	self->tids = mmap(NULL, NR_THREADS * sizeof(*self->tids), PROT_READ | PROT_WRITE,
-			  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, self->tids);
+	self->shared = mmap(NULL, sizeof(*self->shared), PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, self->shared);
 }
 
 FIXTURE_TEARDOWN(vfio_pci_dmabuf_memcg_test)
@@ -203,10 +211,18 @@ FIXTURE_TEARDOWN(vfio_pci_dmabuf_memcg_test)
 	if (self->client.pid)
 		client_kill(&self->client);
 	cgroup_teardown(self);
-	VFIO_ASSERT_EQ(munmap(self->tids, NR_THREADS * sizeof(*self->tids)), 0);
+	VFIO_ASSERT_EQ(munmap(self->shared, sizeof(*self->shared)), 0);
 	for (i = 0; i < variant->nr_dmabufs; i++)
 		VFIO_ASSERT_EQ(close(self->fds[i]), 0);
 	vfio_pci_device_close(self->device);
+}
+
+/* Something has failed, as it has to once the DMABUF is revoked. */
+static void end_of_access(struct toucher *toucher)
+{
+	VFIO_ASSERT_TRUE(READ_ONCE(toucher->shared->revoked));
+	for (;;)
+		pause();
 }
 
 /* Map the DMABUF in many places, no two of which have a page table in common. */
@@ -218,7 +234,8 @@ static void map_all(struct toucher *toucher)
 	for (i = 0; i < NR_MAPPINGS; i++) {
 		vaddr = mmap(toucher->vaddr + (size_t)i * SZ_2M, getpagesize(),
 			     PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, toucher->fd, 0);
-		VFIO_ASSERT_NE(vaddr, MAP_FAILED);
+		if (vaddr == MAP_FAILED)
+			end_of_access(toucher);
 	}
 }
 
@@ -246,7 +263,8 @@ static void *touch_all(void *arg)
 	WRITE_ONCE(*toucher->tid, gettid());
 	pthread_barrier_wait(toucher->barrier);
 	for (;;) {
-		VFIO_ASSERT_EQ(writev(fds[1], iov, NR_MAPPINGS), NR_MAPPINGS);
+		if (writev(fds[1], iov, NR_MAPPINGS) != NR_MAPPINGS)
+			end_of_access(toucher);
 		VFIO_ASSERT_EQ(read(fds[0], buffer, NR_MAPPINGS), NR_MAPPINGS);
 		/* Nothing else may come here meanwhile. */
 		VFIO_ASSERT_EQ(mmap(toucher->vaddr, (size_t)NR_MAPPINGS * SZ_2M, PROT_NONE,
@@ -258,7 +276,7 @@ static void *touch_all(void *arg)
 }
 
 struct client_args {
-	pid_t *tids;
+	struct shared *shared;
 	const char *cgroup;
 	int nr_dmabufs;
 };
@@ -277,7 +295,8 @@ static int client_main(int sock, void *arg)
 	VFIO_ASSERT_EQ(pthread_barrier_init(&barrier, NULL, NR_THREADS + 1), 0);
 	for (i = 0; i < NR_THREADS; i++) {
 		touchers[i].barrier = &barrier;
-		touchers[i].tid = &args->tids[i];
+		touchers[i].shared = args->shared;
+		touchers[i].tid = &args->shared->tids[i];
 		touchers[i].fd = fds[i % args->nr_dmabufs];
 		touchers[i].vaddr = mmap_reserve((size_t)NR_MAPPINGS * SZ_2M, SZ_2M, 0);
 		map_all(&touchers[i]);
@@ -298,7 +317,7 @@ static struct thread_state thread_state(fixture_data *self, int thread)
 	FILE *file;
 
 	snprintf_assert(path, sizeof(path), "/proc/%d/task/%d/status", self->client.pid,
-			READ_ONCE(self->tids[thread]));
+			READ_ONCE(self->shared->tids[thread]));
 	file = fopen(path, "r");
 	VFIO_ASSERT_NOT_NULL(file);
 	while (fgets(line, sizeof(line), file)) {
@@ -323,6 +342,60 @@ static int thread_states(fixture_data *self, struct thread_state *states)
 	return nr;
 }
 
+/* Have a client whose threads are throttled. */
+static void start_client(fixture_data *self, int nr_dmabufs)
+{
+	struct client_args args = {
+		.shared = self->shared,
+		.cgroup = self->cgroup,
+		.nr_dmabufs = nr_dmabufs,
+	};
+	int i;
+
+	self->client = client_start(client_main, &args);
+	for (i = 0; i < nr_dmabufs; i++)
+		send_fd(self->client.sock, self->fds[i]);
+	for (i = 0; i < NR_THREADS; i++) {
+		while (!READ_ONCE(self->shared->tids[i]))
+			usleep(1000);
+	}
+}
+
+/*
+ * Do something while most of the threads sleep, which takes no longer than it may.
+ * Returns whether most of those are still in the same sleep.
+ */
+static bool do_while_they_sleep(struct __test_metadata *_metadata, fixture_data *self,
+				void (*call)(fixture_data *self))
+{
+	struct thread_state before[NR_THREADS], after[NR_THREADS];
+	int i, nr_before, nr_same = 0;
+	struct timespec start, end;
+
+	do {
+		usleep(1000);
+		nr_before = thread_states(self, before);
+	} while (nr_before <= NR_THREADS / 2);
+
+	VFIO_ASSERT_EQ(clock_gettime(CLOCK_MONOTONIC, &start), 0);
+	call(self);
+	VFIO_ASSERT_EQ(clock_gettime(CLOCK_MONOTONIC, &end), 0);
+
+	thread_states(self, after);
+	for (i = 0; i < NR_THREADS; i++)
+		nr_same += before[i].sleeps && after[i].sleeps &&
+			   before[i].nr_sleeps == after[i].nr_sleeps;
+	TH_LOG("%d of %d threads still sleep after %ld s", nr_same, nr_before,
+	       (long)(end.tv_sec - start.tv_sec));
+	EXPECT_GE(MAX_CALL_S, end.tv_sec - start.tv_sec);
+	return 2 * nr_same > nr_before;
+}
+
+static void reset(fixture_data *self)
+{
+	vfio_pci_device_reset(self->device);
+}
+
 /*
  * If a reset waits for threads that are throttled, they do not sleep any more when
  * it ends, or they do so once more. So reset the device while most of them sleep,
@@ -331,46 +404,34 @@ static int thread_states(fixture_data *self, struct thread_state *states)
  */
 TEST_F(vfio_pci_dmabuf_memcg_test, reset_does_not_wait)
 {
-	struct client_args args = {
-		.tids = self->tids,
-		.cgroup = self->cgroup,
-		.nr_dmabufs = variant->nr_dmabufs,
-	};
-	struct thread_state before[NR_THREADS], after[NR_THREADS];
 	bool same_sleep = false;
-	int i, try;
+	int try;
 
-	self->client = client_start(client_main, &args);
-	for (i = 0; i < variant->nr_dmabufs; i++)
-		send_fd(self->client.sock, self->fds[i]);
-	for (i = 0; i < NR_THREADS; i++) {
-		while (!READ_ONCE(self->tids[i]))
-			usleep(1000);
-	}
-
-	for (try = 0; try < 10 && !same_sleep; try++) {
-		struct timespec start, end;
-		int nr_before, nr_same = 0;
-
-		do {
-			usleep(1000);
-			nr_before = thread_states(self, before);
-		} while (nr_before <= NR_THREADS / 2);
-
-		VFIO_ASSERT_EQ(clock_gettime(CLOCK_MONOTONIC, &start), 0);
-		vfio_pci_device_reset(self->device);
-		VFIO_ASSERT_EQ(clock_gettime(CLOCK_MONOTONIC, &end), 0);
-
-		thread_states(self, after);
-		for (i = 0; i < NR_THREADS; i++)
-			nr_same += before[i].sleeps && after[i].sleeps &&
-				   before[i].nr_sleeps == after[i].nr_sleeps;
-		TH_LOG("%d of %d threads still sleep after a reset of %ld s", nr_same, nr_before,
-		       (long)(end.tv_sec - start.tv_sec));
-		ASSERT_GE(MAX_RESET_S, end.tv_sec - start.tv_sec);
-		same_sleep = 2 * nr_same > nr_before;
-	}
+	start_client(self, variant->nr_dmabufs);
+	for (try = 0; try < 10 && !same_sleep; try++)
+		same_sleep = do_while_they_sleep(_metadata, self, reset);
 	ASSERT_TRUE(same_sleep);
+}
+
+static void revoke_all(fixture_data *self)
+{
+	int i;
+
+	WRITE_ONCE(self->shared->revoked, true);
+	for (i = 0; i < NR_THREADS && self->fds[i]; i++)
+		vfio_pci_dmabuf_revoke(self->device, self->fds[i]);
+}
+
+/* A revoke has no such reason, and there is only one. */
+TEST_F(vfio_pci_dmabuf_memcg_test, revoke_does_not_wait)
+{
+	const char *reason = vfio_pci_no_dmabuf_revoke(self->device);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	start_client(self, variant->nr_dmabufs);
+	ASSERT_TRUE(do_while_they_sleep(_metadata, self, revoke_all));
 }
 
 int main(int argc, char *argv[])

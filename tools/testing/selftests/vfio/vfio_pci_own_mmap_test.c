@@ -5,6 +5,7 @@
  * and a process cannot map them.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,6 +58,15 @@ static void device_close(struct own_mmap_test *test)
 	test->device = NULL;
 }
 
+static void set_no_dmabuf(bool value)
+{
+	int fd = open("/sys/module/" OWN_DRIVER "/parameters/no_dmabuf", O_WRONLY);
+
+	VFIO_ASSERT_GE(fd, 0);
+	VFIO_ASSERT_EQ(write(fd, value ? "1" : "0", 1), 1);
+	VFIO_ASSERT_EQ(close(fd), 0);
+}
+
 /* Map each BAR. Returns why the test cannot be done, or NULL. */
 static const char *own_mmap_setup(struct own_mmap_test *test)
 {
@@ -68,6 +78,8 @@ static const char *own_mmap_setup(struct own_mmap_test *test)
 	if (reason)
 		return reason;
 
+	/* A test that has failed may have left it behind. */
+	set_no_dmabuf(false);
 	sysfs_driver_override(OWN_DRIVER, device_bdf);
 	test->page_size = getpagesize();
 	device_open(test);
@@ -400,6 +412,76 @@ TEST_F(vfio_pci_own_mmap_test, dmabuf_for_iommufd)
 		vfio_pci_memory_decode.enable(test->device);
 		ASSERT_EQ(0, close(args.fd));
 	}
+}
+
+/* What can be exported can be revoked, and the driver's own mappings are untouched. */
+TEST_F(vfio_pci_own_mmap_test, dmabuf_revoked)
+{
+	struct own_mmap_test *test = &self->test;
+	const char *reason = no_export(test);
+	struct iommu_ioas_map_file args = {
+		.size = sizeof(args),
+		.flags = IOMMU_IOAS_MAP_READABLE | IOMMU_IOAS_MAP_WRITEABLE,
+		.ioas_id = test->iommu->ioas_id,
+		.length = test->page_size,
+	};
+	struct mapping *mapping;
+
+	if (!reason)
+		reason = vfio_pci_no_dmabuf_revoke(test->device);
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	for (mapping = test->mappings; mapping->vaddr; mapping++) {
+		if (!can_export(test, mapping))
+			continue;
+		ASSERT_TRUE(is_there(mapping, 0x1e70ced));
+		args.fd = vfio_pci_dmabuf_export_range(test->device, mapping->target.bar, 0,
+						       test->page_size);
+		ASSERT_EQ(0, ioctl(test->iommu->iommufd, IOMMU_IOAS_MAP_FILE, &args));
+		ASSERT_EQ(0, __vfio_pci_dmabuf_revoke(test->device, args.fd));
+		ASSERT_EQ(0, mmio_count_faults(mapping->vaddr, 1, 1));
+		ASSERT_EQ(-1, ioctl(test->iommu->iommufd, IOMMU_IOAS_MAP_FILE, &args));
+		ASSERT_EQ(ENODEV, errno);
+		ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(test->device, args.fd));
+		ASSERT_EQ(0, close(args.fd));
+	}
+}
+
+/* A driver that cannot export has nothing to revoke, whatever it is given. */
+TEST_F(vfio_pci_own_mmap_test, no_dmabuf)
+{
+	struct own_mmap_test *test = &self->test;
+	struct mapping *mapping = test->mappings;
+	const char *reason = no_export(test);
+	int fd;
+
+	if (!reason)
+		reason = vfio_pci_no_dmabuf_revoke(test->device);
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	while (!can_export(test, mapping))
+		mapping++;
+	fd = vfio_pci_dmabuf_export_range(test->device, mapping->target.bar, 0, test->page_size);
+	own_mmap_unmap_all(test);
+	device_close(test);
+	set_no_dmabuf(true);
+	sysfs_driver_override(DRIVER, device_bdf);
+	sysfs_driver_override(OWN_DRIVER, device_bdf);
+	set_no_dmabuf(false);
+	device_open(test);
+
+	ASSERT_NE(NULL, vfio_pci_no_dmabuf(test->device));
+	ASSERT_EQ(-EOPNOTSUPP, __vfio_pci_dmabuf_revoke(test->device, fd));
+	ASSERT_EQ(-EOPNOTSUPP, __vfio_pci_dmabuf_revoke(test->device, -1));
+	ASSERT_EQ(0, close(fd));
+
+	device_close(test);
+	sysfs_driver_override(DRIVER, device_bdf);
+	sysfs_driver_override(OWN_DRIVER, device_bdf);
+	device_open(test);
+	ASSERT_EQ(NULL, vfio_pci_no_dmabuf_revoke(test->device));
 }
 
 /* Whether lockdep is still at work, or -ENOENT without it */

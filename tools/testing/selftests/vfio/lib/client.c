@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
+#include <errno.h>
 #include <grp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +18,9 @@
 #include <libvfio.h>
 
 #define NOBODY 65534
+
+/* A machine may be slow. Nothing that is waited for here takes long. */
+#define PATIENCE_MS 120000
 
 static void close_all_but(int fd)
 {
@@ -82,6 +87,28 @@ int client_wait(struct client *client)
 	VFIO_ASSERT_EQ(close(client->sock), 0);
 
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+bool client_done(struct client *client, int timeout_ms)
+{
+	/* No events: POLLHUP needs no asking, and what the client has sent must not count. */
+	struct pollfd pollfd = {
+		.fd = client->sock,
+	};
+
+	/* The client's end of the socket is open as long as the client runs. */
+	return poll(&pollfd, 1, timeout_ms) == 1;
+}
+
+int client_finish(struct client *client)
+{
+	int ret;
+
+	if (!client_done(client, PATIENCE_MS))
+		return -ETIMEDOUT;
+	ret = client_wait(client);
+	client->pid = 0;
+	return ret;
 }
 
 void client_kill(struct client *client)

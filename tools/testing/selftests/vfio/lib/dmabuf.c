@@ -72,6 +72,23 @@ int vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, int bar,
 	return vfio_pci_dmabuf_export(device, bar, O_RDWR | O_CLOEXEC, &range, 1);
 }
 
+int __vfio_pci_dmabuf_revoke(struct vfio_pci_device *device, int dmabuf)
+{
+	struct vfio_pci_dmabuf_revoke revoke = {
+		.argsz = sizeof(revoke),
+		.dmabuf_fd = dmabuf,
+	};
+
+	return ioctl(device->fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke) ? -errno : 0;
+}
+
+void vfio_pci_dmabuf_revoke(struct vfio_pci_device *device, int dmabuf)
+{
+	int ret = __vfio_pci_dmabuf_revoke(device, dmabuf);
+
+	VFIO_ASSERT_EQ(ret, 0, "Failed to revoke a DMABUF: %s\n", strerror(-ret));
+}
+
 const char *vfio_pci_no_dmabuf(struct vfio_pci_device *device)
 {
 	struct vfio_device_feature feature = {
@@ -147,4 +164,17 @@ const char *vfio_pci_no_dmabuf_mmap(struct vfio_pci_device *device)
 			break;
 	}
 	return reason;
+}
+
+const char *vfio_pci_no_dmabuf_revoke(struct vfio_pci_device *device)
+{
+	struct vfio_pci_dmabuf_revoke revoke = {};
+	const char *reason = vfio_pci_no_dmabuf(device);
+
+	if (reason)
+		return reason;
+
+	/* Of no size, so it is this that it fails for where there is one. */
+	VFIO_ASSERT_EQ(ioctl(device->fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke), -1);
+	return errno == ENOTTY ? "The kernel does not revoke DMABUFs" : NULL;
 }

@@ -72,6 +72,11 @@ int importer_add_fence(int importer)
 	return importer_ioctl(importer, VFIO_DMABUF_IMPORTER_ADD_FENCE);
 }
 
+int importer_add_failing_fence(int importer)
+{
+	return importer_ioctl(importer, VFIO_DMABUF_IMPORTER_ADD_FAILING_FENCE);
+}
+
 int importer_signal_fence(int importer)
 {
 	return importer_ioctl(importer, VFIO_DMABUF_IMPORTER_SIGNAL_FENCE);

@@ -24,9 +24,11 @@ struct sigbus_catcher {
 };
 
 static __thread struct sigbus_catcher *sigbus_catcher;
+static __thread const void *sigbus_addr;
 
-static void sigbus_handler(int sig)
+static void sigbus_handler(int sig, siginfo_t *info, void *context)
 {
+	sigbus_addr = info->si_addr;
 	if (sigbus_catcher)
 		siglongjmp(sigbus_catcher->env, 1);
 
@@ -37,9 +39,9 @@ static void sigbus_handler(int sig)
 static void catch_sigbus(void)
 {
 	struct sigaction action = {
-		.sa_handler = sigbus_handler,
+		.sa_sigaction = sigbus_handler,
 		/* No signal mask to restore, which would take a system call. */
-		.sa_flags = SA_NODEFER,
+		.sa_flags = SA_NODEFER | SA_SIGINFO,
 	};
 	static bool done;
 
@@ -80,6 +82,11 @@ bool mmio_try_write(void *vaddr, u32 value)
 	writel(value, vaddr);
 	WRITE_ONCE(sigbus_catcher, NULL);
 	return true;
+}
+
+const void *mmio_sigbus_addr(void)
+{
+	return sigbus_addr;
 }
 
 static long minor_faults(void)

@@ -65,6 +65,20 @@ static const struct dma_fence_ops importer_fence_ops = {
 	.get_timeline_name = importer_fence_name,
 };
 
+/* As that of a GPU that hangs */
+static long importer_fence_wait(struct dma_fence *fence, bool interruptible,
+				long timeout)
+{
+	return dma_fence_is_signaled(fence) ? timeout : -EDEADLK;
+}
+
+/* Looked at also when the fence is signaled, for its wait(): see importer_add_fence(). */
+static const struct dma_fence_ops importer_failing_fence_ops = {
+	.get_driver_name = importer_fence_name,
+	.get_timeline_name = importer_fence_name,
+	.wait = importer_fence_wait,
+};
+
 static void importer_unmap(struct importer *importer)
 {
 	dma_resv_assert_held(importer->dmabuf->resv);
@@ -72,10 +86,14 @@ static void importer_unmap(struct importer *importer)
 	if (!importer->sgt)
 		return;
 
+	/*
+	 * A test that waits for the exporter must not find it mapped after that. It
+	 * may still be mapped for a moment when a test reads 0.
+	 */
+	WRITE_ONCE(importer->mapped, 0);
 	dma_buf_unmap_attachment(importer->attach, importer->sgt,
 				 DMA_BIDIRECTIONAL);
 	importer->sgt = NULL;
-	WRITE_ONCE(importer->mapped, 0);
 }
 
 static void importer_unmap_work(struct work_struct *work)
@@ -255,7 +273,8 @@ static int importer_unmap_ioctl(struct importer *importer)
 	return ret;
 }
 
-static int importer_add_fence(struct importer *importer)
+static int importer_add_fence(struct importer *importer,
+			      const struct dma_fence_ops *ops)
 {
 	struct dma_resv *resv = importer->dmabuf->resv;
 	struct dma_fence *fence;
@@ -267,8 +286,10 @@ static int importer_add_fence(struct importer *importer)
 	fence = kzalloc_obj(*fence);
 	if (!fence)
 		return -ENOMEM;
-	dma_fence_init(fence, &importer_fence_ops, NULL,
-		       dma_fence_context_alloc(1), 1);
+	dma_fence_init(fence, ops, NULL, dma_fence_context_alloc(1), 1);
+	/* The fence may be there for longer than anything that could give it back. */
+	if (ops->wait)
+		__module_get(THIS_MODULE);
 
 	ret = dma_resv_lock_interruptible(resv, NULL);
 	if (ret)
@@ -363,7 +384,9 @@ static long importer_ioctl_locked(struct importer *importer, unsigned int cmd,
 	case VFIO_DMABUF_IMPORTER_UNMAP:
 		return importer_unmap_ioctl(importer);
 	case VFIO_DMABUF_IMPORTER_ADD_FENCE:
-		return importer_add_fence(importer);
+		return importer_add_fence(importer, &importer_fence_ops);
+	case VFIO_DMABUF_IMPORTER_ADD_FAILING_FENCE:
+		return importer_add_fence(importer, &importer_failing_fence_ops);
 	case VFIO_DMABUF_IMPORTER_SIGNAL_FENCE:
 		return importer_signal_fence(importer);
 	case VFIO_DMABUF_IMPORTER_LOCK:

@@ -107,6 +107,14 @@ struct vfio_dmabuf_importer_status {
 #define VFIO_DMABUF_IMPORTER_ADD_FENCE	_IO(VFIO_DMABUF_IMPORTER_TYPE, 4)
 
 /**
+ * VFIO_DMABUF_IMPORTER_ADD_FAILING_FENCE - Add a fence that cannot be waited for
+ *
+ * As the one above, but until it is signaled a wait for it fails with %EDEADLK.
+ * The module cannot be unloaded any more.
+ */
+#define VFIO_DMABUF_IMPORTER_ADD_FAILING_FENCE _IO(VFIO_DMABUF_IMPORTER_TYPE, 9)
+
+/**
  * VFIO_DMABUF_IMPORTER_SIGNAL_FENCE - Signal it
  */
 #define VFIO_DMABUF_IMPORTER_SIGNAL_FENCE _IO(VFIO_DMABUF_IMPORTER_TYPE, 5)

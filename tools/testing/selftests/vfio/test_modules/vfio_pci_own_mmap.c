@@ -6,11 +6,16 @@
 #include <linux/cleanup.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/moduleparam.h>
 #include <linux/pagemap.h>
 #include <linux/pci.h>
 #include <linux/rwsem.h>
 #include <linux/vfio.h>
 #include <linux/vfio_pci_core.h>
+
+static bool no_dmabuf;
+module_param(no_dmabuf, bool, 0600);
+MODULE_PARM_DESC(no_dmabuf, "Do not export DMABUFs, for the next device that is bound");
 
 #define PGOFF_SHIFT	(VFIO_PCI_OFFSET_SHIFT - PAGE_SHIFT)
 #define PGOFF_MASK	((1UL << PGOFF_SHIFT) - 1)
@@ -120,7 +125,8 @@ static int own_mmap_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		return PTR_ERR(vdev);
 
 	dev_set_drvdata(&pdev->dev, vdev);
-	vdev->pci_ops = &own_mmap_pci_ops;
+	if (!no_dmabuf)
+		vdev->pci_ops = &own_mmap_pci_ops;
 	ret = vfio_pci_core_register_device(vdev);
 	if (ret)
 		vfio_put_device(&vdev->vdev);

@@ -22,6 +22,13 @@ struct client client_start_unprivileged(int (*main)(int sock, void *arg), void *
 
 /* Wait for the end. Returns the exit status, or the negative number of a signal. */
 int client_wait(struct client *client);
+/* Whether it has ended, or does so within the time */
+bool client_done(struct client *client, int timeout_ms);
+/*
+ * Wait for the end, and not for ever. Returns what client_wait() does, and -ETIMEDOUT
+ * where there is none; without an end it is still there, and ->pid is 0 otherwise.
+ */
+int client_finish(struct client *client);
 /* Make it end. */
 void client_kill(struct client *client);
 

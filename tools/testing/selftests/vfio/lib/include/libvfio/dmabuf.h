@@ -25,6 +25,13 @@ int vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, int bar,
 				 u64 offset, u64 length);
 
 /*
+ * Take a DMABUF back for good. The variant without assertion returns a negative
+ * errno where that fails.
+ */
+int __vfio_pci_dmabuf_revoke(struct vfio_pci_device *device, int dmabuf);
+void vfio_pci_dmabuf_revoke(struct vfio_pci_device *device, int dmabuf);
+
+/*
  * What this kernel, or this device, cannot do, in words, or NULL. None of these
  * is found out by trying: where they say that it can, a failure is one.
  */
@@ -35,5 +42,7 @@ const char *vfio_pci_no_dmabuf(struct vfio_pci_device *device);
 const char *vfio_pci_bar_no_dmabuf_mmap(struct vfio_pci_device *device, int bar);
 /* The same with any BAR */
 const char *vfio_pci_no_dmabuf_mmap(struct vfio_pci_device *device);
+/* Revoke DMABUFs */
+const char *vfio_pci_no_dmabuf_revoke(struct vfio_pci_device *device);
 
 #endif /* SELFTESTS_VFIO_LIB_INCLUDE_LIBVFIO_DMABUF_H */

@@ -24,6 +24,7 @@ int importer_detach(int importer);
 int importer_map(int importer);
 int importer_unmap(int importer);
 int importer_add_fence(int importer);
+int importer_add_failing_fence(int importer);
 int importer_signal_fence(int importer);
 int importer_lock(int importer);
 int importer_unlock(int importer);

@@ -26,6 +26,9 @@ static inline bool mmio_try_touch(const void *vaddr)
 	return mmio_try_read(vaddr, &value);
 }
 
+/* The address that the last SIGBUS of this thread came with, NULL for none so far */
+const void *mmio_sigbus_addr(void);
+
 /*
  * Read 4 bytes in each @step of @size and return how many page faults that took,
  * or UINT64_MAX where one of them raised SIGBUS.
