@@ -30,6 +30,8 @@ boot: kernel ## boot it and run the kselftests, or one of them (KERNEL=, PLAN=fi
 
 soak: ## the races on the debug kernel, a thousand rounds of each (ROUNDS=)
 	@$(S)/soak.sh $(ROUNDS)
+mutants: packages ## break the series in one place after the other: what the tests miss
+	@$(S)/mutants.sh --all
 walk: packages ## build each mail in every configuration, for hours
 	@$(S)/tree.sh --keep
 	@$(S)/check-commits.sh --each
@@ -61,4 +63,4 @@ clean: ## remove everything made (build/ also holds the tree you may have worked
 packages:
 	@$(S)/packages.sh
 
-.PHONY: demo check series tree refresh kernel boot soak walk coverage bench help clean packages
+.PHONY: demo check series tree refresh kernel boot soak mutants walk coverage bench help clean packages

@@ -5,12 +5,20 @@
 # every option asked for survived.  FLAVOUR is "fast" (the one for numbers), "debug",
 # "plain" (without what BAR mappings do not need) or "coverage"; SOURCE and OUT are
 # build/linux and build/FLAVOUR unless given.
+#
+# kernel.sh --again ID FLAVOUR: build what differs from the last time, and call it ID.
+# That must be neither options nor the modules of the tests.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source=scripts/kconfig.sh
 . "$LAB/scripts/kconfig.sh"
 
+again=
+if [ "${1:-}" = --again ]; then
+	again=$2
+	shift 2
+fi
 flavour=${1:-fast}
 source=${2:-$TREE}
 out=${3:-$BUILD/$flavour}
@@ -37,27 +45,31 @@ kmake()
 need_disk 6
 mkdir -p "$out"
 
-wanted=$(config_wanted "${fragments[@]}")
-id=$(tree_id "$source")
-if is_built "$out" "$id" "$wanted"; then
-	exit 0
+if [ -z "$again" ]; then
+	wanted=$(config_wanted "${fragments[@]}")
+	id=$(tree_id "$source")
+	if is_built "$out" "$id" "$wanted"; then
+		exit 0
+	fi
 fi
 # What is built is named last, so that half a build is of no tree.
 rm -f "$out/.lab-tree"
-configure "$flavour" "$source" "$out" "${fragments[@]}"
-configured "$flavour" "$out" "${fragments[@]}"
+if [ -z "$again" ]; then
+	configure "$flavour" "$source" "$out" "${fragments[@]}"
+	configured "$flavour" "$out" "${fragments[@]}"
+	rm -rf "$out/root"
+fi
 with_progress "building the $flavour kernel" "$BUILD/log/kernel-${out##*/}.log" kmake bzImage modules
-rm -rf "$out/root"
 kmake -s modules_install INSTALL_MOD_PATH="$out/root" > "$BUILD/log/modules-${out##*/}.log"
 if [ -d "$source/samples/vfio-dmabuf" ]; then
 	install -D -t "$out/root/usr/bin" "$out"/samples/vfio-dmabuf/vfio-dmabuf-{owner,client}
 fi
 # The modules of the tests, where modprobe finds them
 test_modules=$source/tools/testing/selftests/vfio/test_modules
-if [ -d "$test_modules" ]; then
+if [ -z "$again" ] && [ -d "$test_modules" ]; then
 	with_progress "building the test modules of the $flavour kernel" "$BUILD/log/test-modules-${out##*/}.log" \
 		kmake M="$test_modules" MO="$out/test_modules" modules
 	kmake -s M="$test_modules" MO="$out/test_modules" modules_install \
 		INSTALL_MOD_PATH="$out/root" >> "$BUILD/log/modules-${out##*/}.log"
 fi
-echo "$id" > "$out/.lab-tree"
+echo "${again:-$id}" > "$out/.lab-tree"

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# mutants.sh [NAME|FILE...]: are the tests worth something?  Break the series in
-# one place, build and boot that, and pass only where the tests say so; once for
-# each of scripts/mutants/*.patch.  Before its diff a mutant says
+# mutants.sh [--all|NAME|FILE...]: are the tests worth something?  Break the series
+# in one place, build and boot that, and pass only where the tests say so; once for
+# each of scripts/mutants/*.patch, and with --all also of those in more/, for which
+# make check has no time.  Before its diff a mutant says
 #
 #	Breaks: the promise, in a line
 #	Kernel: the flavour that is to notice; "fast" where it does not say
@@ -37,9 +38,14 @@ flavour()
 	echo "${flavour:-fast}"
 }
 
-[ $# -gt 0 ] || set -- "$mutants"/*.patch
+case ${1:-} in
+'')	set -- "$mutants"/*.patch ;;
+--all)	set -- "$mutants"/*.patch "$mutants"/more/*.patch ;;
+esac
 for mutant in "$@"; do
-	[ -f "$mutant" ] || mutant=$mutants/$mutant.patch
+	for dir in "$mutants" "$mutants/more"; do
+		[ -f "$mutant" ] || [ ! -f "$dir/$mutant.patch" ] || mutant=$dir/$mutant.patch
+	done
 	[ -f "$mutant" ] || die "there is no mutant ${mutant##*/}: see scripts/mutants"
 	name=$(basename "$mutant" .patch)
 	# git looks for it from within the tree.
@@ -94,12 +100,16 @@ build()
 {
 	local flavour=$1 name=$2 boot=$work/boot-$2 rc=0
 
-	if [[ $name != control-* ]] && ! kgit apply "${file[$name]}" > "$log/$name.log" 2>&1; then
+	if [[ $name == control-* ]]; then
+		copy_bootable "$BUILD/$flavour" "$boot"
+		return
+	fi
+	if ! kgit apply "${file[$name]}" > "$log/$name.log" 2>&1; then
 		not_ok "applies: $name" < "$log/$name.log"
 		return 1
 	fi
-	"$LAB/scripts/kernel.sh" "$flavour" > "$log/$name.log" 2>&1 || rc=$?
-	[[ $name == control-* ]] || kgit apply -R "${file[$name]}"
+	"$LAB/scripts/kernel.sh" --again "$name" "$flavour" > "$log/$name.log" 2>&1 || rc=$?
+	kgit apply -R "${file[$name]}"
 	if [ "$rc" -ne 0 ]; then
 		not_ok "builds: $name" < <(tail -n 12 "$log/$name.log")
 		return 1
@@ -209,9 +219,6 @@ for flavour in "${flavours[@]}"; do
 	done)
 	for name in "control-$flavour" "${those[@]}"; do
 		# One builds while two run.
-		if [[ $name == control-* ]]; then
-			file[$name]=/dev/null
-		fi
 		build "$flavour" "$name" || continue
 		finish 1
 		if [[ $name == control-* ]]; then

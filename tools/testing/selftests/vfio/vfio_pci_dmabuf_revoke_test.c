@@ -784,6 +784,7 @@ static int many_mappings(int sock, void *arg)
 	client_sync(sock);
 	for (i = 0; i < NR_MAPPINGS; i++)
 		VFIO_ASSERT_FALSE(mmio_try_touch(vaddr + i * page_size), "mapping %d\n", i);
+	client_sync(sock);
 	return 0;
 }
 
@@ -793,6 +794,8 @@ TEST_F(vfio_pci_dmabuf_revoke_client_test, many_mappings)
 
 	start(test, 0, many_mappings);
 	ASSERT_EQ(0, revoke_fd(test, test->dmabuf.fd));
+	client_sync(test->clients[0].sock);
+	/* A signal for each of them: a slow machine takes its time. */
 	client_sync(test->clients[0].sock);
 	ASSERT_EQ(0, client_finish(&test->clients[0]));
 }

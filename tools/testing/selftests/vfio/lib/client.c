@@ -20,7 +20,7 @@
 #define NOBODY 65534
 
 /* A machine may be slow. Nothing that is waited for here takes long. */
-#define PATIENCE_MS 120000
+#define PATIENCE_MS 20000
 
 static void close_all_but(int fd)
 {
