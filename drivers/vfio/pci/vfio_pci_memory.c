@@ -177,6 +177,7 @@ static int vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv,
 						    MAX_SCHEDULE_TIMEOUT);
 		if (ret >= 0) {
 			priv->fenced = false;
+			/* Pairs with the acquire above. */
 			smp_store_release(&priv->imported, false);
 		}
 		dma_resv_unlock(resv);
