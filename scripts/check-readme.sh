@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # What README.md shows must work: each block of C in it builds, against libvfio
-# where it includes it.
+# where it includes it, or is a part of the file that it names.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -14,6 +14,7 @@ rm -rf "$work"
 mkdir -p "$work"
 awk -v to="$work/program" '
 	/^```c$/ { n++; file = to n ".c"; next }
+	/^```c / { quotes++; file = to "-quote" quotes; print $2 > file; next }
 	/^```$/ { file = "" }
 	file { print > file }' "$LAB/README.md"
 
@@ -35,5 +36,16 @@ for file in "$work"/*.c; do
 	else
 		echo "not ok - README.md: ${program##*/} builds"
 		grep -E 'error|warning' "$program.log" | sed 's/^/# /'
+	fi
+done
+
+for quote in "$work"/program-quote*; do
+	[ -e "$quote" ] || continue
+	source=$(head -n 1 "$quote")
+	if [[ $(cat "$LAB/$source") == *"$(tail -n +2 "$quote")"* ]]; then
+		echo "ok - README.md quotes $source"
+	else
+		echo "not ok - README.md quotes $source"
+		diff "$LAB/$source" <(tail -n +2 "$quote") | sed -n 's/^>/#/p' || true
 	fi
 done
