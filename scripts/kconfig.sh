@@ -8,8 +8,6 @@
 # same file built from another work tree is found again.
 export CCACHE_DIR=$BUILD/ccache CCACHE_BASEDIR=$BUILD CCACHE_NOHASHDIR=1
 export CCACHE_MAXSIZE=5G CCACHE_SLOPPINESS=time_macros
-# What is not found need not be preprocessed first, which saves a quarter of the time.
-export CCACHE_DEPEND=1
 # The same sources give the same kernel, whoever builds it and when.
 export KBUILD_BUILD_TIMESTAMP="2026-01-01" KBUILD_BUILD_USER=lab KBUILD_BUILD_HOST=lab
 

@@ -34,9 +34,6 @@ coverage)
 *)	die "no kernel flavour \"$flavour\": there are fast, debug, plain and coverage" ;;
 esac
 mapfile -t fragments < <(kernel_fragments "$flavour" "$source")
-# The base finds most of it again, though its autoconf.h, which all objects include, is
-# another: only what the preprocessor has made of them is the same.
-[ "$flavour" != fast ] || unset CCACHE_DEPEND
 
 kmake()
 {
