@@ -31,7 +31,7 @@ mails		tap	tree			scripts/check-mails.sh
 kernel-stock	exit	kernel-fast		scripts/stock.sh
 boot-stock	verdict	kernel-stock,tests	scripts/boot.sh --icount stock
 boot-igb	verdict	kernel-fast,tests	scripts/boot.sh --plan scripts/plans/igb --expected scripts/expected/igb fast
-boot-races	verdict	kernel-debug,tests	scripts/boot.sh --parallel --env VFIO_SELFTESTS_RACE_ROUNDS=40 --plan scripts/plans/races --expected scripts/expected/races debug
+boot-races	verdict	kernel-debug,tests	scripts/boot.sh --parallel --env VFIO_SELFTESTS_RACE_ROUNDS=30 --plan scripts/plans/races --expected scripts/expected/races debug
 boot-debug-1	verdict	kernel-debug,tests	scripts/boot.sh --shard 1/2 debug
 boot-debug-2	verdict	kernel-debug,tests	scripts/boot.sh --shard 2/2 debug
 commits		tap	kernel-stock		scripts/check-commits.sh
