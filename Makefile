@@ -21,11 +21,11 @@ tree: packages ## make build/linux: the base plus one commit a mail
 	@$(S)/tree.sh
 refresh: ## write the commits of build/linux back to series/ and the new files
 	@$(S)/refresh.sh
-kernel: packages ## build a kernel of build/linux (KERNEL=fast, debug or plain)
+kernel: packages ## build a kernel of build/linux (KERNEL=fast, debug, plain or arm64)
 	@$(S)/tree.sh --keep
 	@$(S)/kernel.sh $(KERNEL)
 boot: kernel ## boot it and run the kselftests, or one of them (KERNEL=, PLAN=file)
-	@$(S)/selftests.sh
+	@$(S)/selftests.sh --for $(KERNEL)
 	@$(S)/boot.sh $(if $(PLAN),--plan $(PLAN)) $(BOOT) $(KERNEL)
 
 soak: ## the races on the debug kernel, a thousand rounds of each (ROUNDS=)
@@ -47,7 +47,7 @@ help: ## this screen
 		/^[a-z]+:.*## / { sub(/:.*/, "", $$1); printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\nVariables\n'; printf '  %-16s %s\n' \
 		'LINUX=/path' 'your own tree instead of Debian'\''s Linux 7.3; it stays untouched' \
-		'KERNEL=name' 'fast (default), debug or plain' \
+		'KERNEL=name' 'fast (default), debug, plain or arm64' \
 		'PLAN=file' 'what to run in the guest: lines like those of scripts/plans/all' \
 		'BOOT="option..."' 'for the guest: see scripts/boot.sh --help' \
 		'CHECK="name..."' 'some checks and what they need: scripts/check.sh --list' \

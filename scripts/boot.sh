@@ -79,8 +79,8 @@ if [ "$flavour" = stock ]; then
 fi
 plan=${plan:-$plans}
 kernel=$BUILD/$flavour
-image=$kernel/arch/x86/boot/bzImage
-tests=$BUILD/kselftest
+machine_of "$flavour"
+image=$kernel/$image
 out=${out:-$BUILD/run/${flavour##*/}-$(basename "$plan")${shard:+-${shard%/*}}}
 if [ -z "$expected" ] && [ "$plan" = "$plans" ]; then
 	expected=$LAB/scripts/expected/$flavour
@@ -89,7 +89,7 @@ elif [ "$expected" = none ]; then
 fi
 [ -z "$expected" ] || [ -f "$expected" ] || die "there is no file $expected"
 [ -f "$image" ] || die "there is no $flavour kernel: run \"make kernel KERNEL=$flavour\" ($image is missing)"
-[ -f "$tests/run_kselftest.sh" ] || die "the tests are not built yet: run scripts/selftests.sh"
+[ -f "$tests/run_kselftest.sh" ] || die "the tests are not built yet: run scripts/selftests.sh --for $flavour"
 [ -r "$plan" ] || die "there is no plan $plan"
 
 # A verdict about yesterday's kernel, or by yesterday's tests, is none.
@@ -97,15 +97,17 @@ tests_id=${tests_id:-$(tree_id "$TREE")}
 is_built "$kernel" "${kernel_id:-$tests_id}" ||
 	die "the $flavour kernel was not built of what is in ${TREE#"$LAB"/} now: run \"make kernel KERNEL=$flavour\""
 is_built "$tests" "$tests_id" ||
-	die "the tests were not built of what is in ${TREE#"$LAB"/} now: run scripts/selftests.sh"
+	die "the tests were not built of what is in ${TREE#"$LAB"/} now: run scripts/selftests.sh --for $flavour"
 
 if [ "$icount" = 1 ]; then
 	accel=icount
+elif [ "$machine" = aarch64 ]; then
+	accel=tcg
 else
 	accel=$("$LAB/scripts/accel.sh" "$image")
 fi
-if [ "$accel" = tcg ]; then
-	QEMU=$("$LAB/scripts/qemu.sh")
+if [ "$accel" = tcg ] || [ "$machine" = aarch64 ]; then
+	QEMU=$("$LAB/scripts/qemu.sh" "$flavour")
 fi
 QEMU=${QEMU:-qemu-system-x86_64}
 command -v "$QEMU" > /dev/null || die "$QEMU is not installed: run scripts/packages.sh"
@@ -122,10 +124,7 @@ nvme	1b36:0010	nvme,serial=lab,drive=disk
 igb	8086:10c9	igb,romfile=
 e1000e	8086:10d3	e1000e,romfile=
 '
-# With ACPI hotplug the ports never report that their link is up, and the kernel gives
-# a device with power management up after a reset of its bus.
-qemu_args=(-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off
-	-object "memory-backend-ram,id=bar,size=1G,share=on"
+qemu_args=(-object "memory-backend-ram,id=bar,size=1G,share=on"
 	-drive "if=none,id=disk,format=raw,file.driver=null-co,file.size=64M,file.read-zeroes=on")
 
 mkdir -p "$out"
@@ -146,9 +145,13 @@ while IFS=$'\t' read -r name id model; do
 done <<< "$devices" > "$out/devices"
 
 # The plan without its comments; a test of no collection is one of the lab.  The
-# coverage kernel runs the lines that are for the fast one.
+# coverage kernel, and that of arm64, run the lines that are for the fast one.
+case $flavour in
+coverage|arm64)	lines=fast ;;
+*)		lines=$flavour ;;
+esac
 sed -e 's/#.*//' "$plan" |
-	awk -v shard="${shard:-1/1}" -v flavour="${flavour/#coverage/fast}:" 'BEGIN { split(shard, part, "/") }
+	awk -v shard="${shard:-1/1}" -v flavour="$lines:" 'BEGIN { split(shard, part, "/") }
 		$1 ~ /^[a-z]+:$/ { if ($1 != flavour) next; $1 = ""; $0 = $0 }
 		NF && ++n % part[2] == part[1] % part[2] {
 			if (NF > 1 && $2 !~ /:/) $2 = "lab:" $2
@@ -189,12 +192,17 @@ kmemleak=$(has DEBUG_KMEMLEAK)
 # TAINT_OOT_MODULE.
 allow_taint=$(($(has KUNIT) << 18))
 ! compgen -G "$kernel/root/lib/modules/*/updates" > /dev/null || allow_taint=$((allow_taint | 1 << 12))
+serial=ttyS busybox=$(command -v busybox || true)
+if [ "$machine" = aarch64 ]; then
+	serial=ttyAMA busybox=$("$LAB/scripts/arm64.sh")/bin/busybox
+fi
 cat > "$out/conf" << END
 TEST_TIMEOUT=$test_limit
 LOCKDEP=$lockdep
 KMEMLEAK=$kmemleak
 GCOV=$(has GCOV_KERNEL)
 ALLOW_TAINT=$allow_taint
+SERIAL=$serial
 END
 gcov=()
 [ "$(has GCOV_KERNEL)" = 0 ] || gcov=(-serial "file:$out/gcov.cpio.gz")
@@ -211,7 +219,7 @@ pack()
 	echo "dir /dev 0755 0 0"
 	echo "nod /dev/console 0600 0 0 c 5 1"
 	echo "dir /bin 0755 0 0"
-	echo "file /bin/busybox $(command -v busybox) 0755 0 0"
+	echo "file /bin/busybox $busybox 0755 0 0"
 	echo "slink /bin/sh busybox 0777 0 0"
 	echo "file /init $LAB/scripts/guest/init 0755 0 0"
 	echo "dir /lab 0755 0 0"
@@ -242,17 +250,35 @@ have=$(awk '$1 == "MemAvailable:" { print int($2 / 1024) }' /proc/meminfo)
 [ "$have" -ge "$need" ] ||
 	die "the guest needs $need MiB of memory and this machine has $have MiB available: free some"
 
-iommu=intel-iommu,intremap=on,caching-mode=on
-x2apic=false
 case $accel in
 icount)	qemu_args+=(-smp 1 -icount 'shift=0,sleep=off' -accel 'tcg,thread=single') ;;
 kvm)	qemu_args+=(-smp 2 -accel kvm) ;;
-tcg)	qemu_args+=(-smp 2 -accel "tcg,thread=$threads")
-	x2apic=true
-	iommu+=,eim=on ;;
+tcg)	qemu_args+=(-smp 2 -accel "tcg,thread=$threads") ;;
 esac
 
-cmdline=(console=ttyS0 ignore_loglevel printk.devkmsg=on intel_iommu=on panic=-1 oops=panic
+cmdline=() x2apic=false
+if [ "$machine" = aarch64 ]; then
+	board=(-M "virt,gic-version=3,iommu=smmuv3")
+	cpu=${cpu:-max}
+else
+	# TCG does "rep stosb" byte by byte: clearing a page costs eight times as much
+	# with ERMS, and a 1 GiB page many seconds.  With LA57 KASAN reports one false
+	# positive while a CPU is identified.
+	[ "$accel" = kvm ] || cpu=${cpu:-max,-erms,-fsrm,-la57}
+	cpu=${cpu:-max}
+	iommu=intel-iommu,intremap=on,caching-mode=on
+	if [ "$accel" = tcg ]; then
+		x2apic=true
+		iommu+=,eim=on
+		cpu+=,+x2apic
+	fi
+	# With ACPI hotplug the ports never report that their link is up, and the kernel gives
+	# a device with power management up after a reset of its bus.
+	board=(-M "q35,kernel-irqchip=split" -device "$iommu"
+		-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off)
+	cmdline=(intel_iommu=on)
+fi
+cmdline+=("console=${serial}0" ignore_loglevel printk.devkmsg=on panic=-1 oops=panic
 	hugepagesz=1G hugepages=1 hugepagesz=2M hugepages=64
 	# Some tests pin 1 GiB of shared memory, again and again.
 	transparent_hugepage_shmem=always)
@@ -261,13 +287,6 @@ cmdline=(console=ttyS0 ignore_loglevel printk.devkmsg=on intel_iommu=on panic=-1
 # kmemleak takes these for references: of 50 leaks it saw 28.  A cache with a debug
 # option has no sheaves.
 [ "$kmemleak" = 0 ] || cmdline+=("slab_debug=Z,kmalloc*")
-
-# TCG does "rep stosb" byte by byte: clearing a page costs eight times as much
-# with ERMS, and a 1 GiB page many seconds.  With LA57 KASAN reports one false
-# positive while a CPU is identified.
-[ "$accel" = kvm ] || cpu=${cpu:-max,-erms,-fsrm,-la57}
-cpu=${cpu:-max}
-[ "$x2apic" = false ] || cpu+=,+x2apic
 
 # One line per finished test, with the time since the start.
 progress()
@@ -293,8 +312,7 @@ say "booting the $flavour kernel with $(basename "$plan") ($accel, logs: $out)"
 : > "$out/ktap.log"
 started=$SECONDS
 # A hang ends at the limit, and so does QEMU where this script is killed.
-timeout --kill-after=5 "$limit" "$QEMU" -M q35,kernel-irqchip=split \
-	-device "$iommu" -cpu "$cpu" -m "$memory" \
+timeout --kill-after=5 "$limit" "$QEMU" "${board[@]}" -cpu "$cpu" -m "$memory" \
 	-nodefaults -no-reboot -display none \
 	-serial "file:$out/console.log" -serial "file:$out/ktap.log" "${gcov[@]}" \
 	"${qemu_args[@]}" -kernel "$image" -initrd "$out/initramfs.cpio" -append \

@@ -6,6 +6,8 @@
 
 SUITES=(sid forky trixie-backports experimental)
 FETCH=$BUILD/debian
+# For packages of another architecture
+APT_OPTIONS=()
 
 # apt with a state of its own: it checks Debian's signatures with the system's
 # keys, and the system's sources and lists stay as they are.
@@ -16,7 +18,7 @@ private_apt()
 	"$tool" -o Dir::State="$FETCH/state" -o Dir::State::status=/dev/null \
 		-o Dir::Cache="$FETCH/cache" -o Dir::Etc::sourceparts=/dev/null \
 		-o Dir::Etc::sourcelist="$FETCH/sources.list" \
-		-o APT::Sandbox::User=root -o Acquire::Languages=none "$@"
+		-o APT::Sandbox::User=root -o Acquire::Languages=none "${APT_OPTIONS[@]}" "$@"
 }
 
 # The mirror that the system itself is set up for.
@@ -45,4 +47,22 @@ debian_lists()
 	done > "$FETCH/sources.list"
 	# A suite may be missing from a mirror; what counts is what is found.
 	(with_progress "$1" "$BUILD/log/debian-lists.log" private_apt apt-get update) || true
+}
+
+# Have the packages $2... unpacked in folder $1, of which nothing else may be.
+debian_unpack()
+{
+	local to=$1 package
+	shift
+
+	rm -rf "$to"
+	mkdir -p "$to/packages"
+	(
+		cd "$to/packages" || exit
+		with_progress "fetching $*" "$BUILD/log/fetch-${to##*/}.log" private_apt apt-get download "$@"
+		for package in *.deb; do
+			dpkg-deb -x "$package" "$to"
+		done
+	)
+	rm -rf "$to/packages"
 }

@@ -16,10 +16,14 @@ export KBUILD_BUILD_TIMESTAMP="2026-01-01" KBUILD_BUILD_USER=lab KBUILD_BUILD_HO
 # those of the series, also for the commits before it brings them.
 kernel_fragments()
 {
-	printf '%s\n' "$LAB"/tools/testing/selftests/vfio/config{,.x86_64} \
-		"$LAB/scripts/config/fast.config"
+	machine_of "$1"
+	printf '%s\n' "$LAB"/tools/testing/selftests/vfio/config{,."$machine"} \
+		"$LAB"/scripts/config/fast{,."$machine"}.config
 	[ ! -d "${2:+$2/samples/vfio-dmabuf}" ] || echo "$LAB/scripts/config/fast.series.config"
-	[ "$1" = fast ] || echo "$LAB/scripts/config/$1.config"
+	case $1 in
+	fast|arm64)	;;
+	*)		echo "$LAB/scripts/config/$1.config" ;;
+	esac
 }
 
 # The options that fragments $@ ask for, as NAME=VALUE.

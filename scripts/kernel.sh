@@ -3,8 +3,9 @@
 #
 # kernel.sh FLAVOUR [SOURCE OUT]: configure and build a kernel, and check that
 # every option asked for survived.  FLAVOUR is "fast" (the one for numbers), "debug",
-# "plain" (without what BAR mappings do not need) or "coverage"; SOURCE and OUT are
-# build/linux and build/FLAVOUR unless given.
+# "plain" (without what BAR mappings do not need), "coverage" or "arm64", which is the
+# fast one of another machine; SOURCE and OUT are build/linux and build/FLAVOUR unless
+# given.
 #
 # kernel.sh --again ID FLAVOUR: build what differs from the last time, and call it ID.
 # That must be neither options nor the modules of the tests.
@@ -26,6 +27,7 @@ out=${3:-$BUILD/$flavour}
 gcov=()
 case $flavour in
 fast|debug|plain)	;;
+arm64)	"$LAB/scripts/packages.sh" arm64 ;;
 coverage)
 	# Objects are named without their directory, and a memory.o is in arch/x86/boot, too,
 	# which cannot be profiled.
@@ -33,15 +35,16 @@ coverage)
 		file=${file##*/}
 		gcov+=("GCOV_PROFILE_${file%.c}.o=y")
 	done < <(git -C "$source" diff --name-only base HEAD -- '*.c' ':!tools' ':!samples' ':!mm/memory.c') ;;
-*)	die "no kernel flavour \"$flavour\": there are fast, debug, plain and coverage" ;;
+*)	die "no kernel flavour \"$flavour\": there are fast, debug, plain, arm64 and coverage" ;;
 esac
+machine_of "$flavour"
 mapfile -t fragments < <(kernel_fragments "$flavour" "$source")
 
 kmake()
 {
 	# The samples run in the guest, too, which has no libraries.
-	make -C "$source" O="$out" -j"$JOBS" CC="ccache gcc" HOSTCC="ccache gcc" USERLDFLAGS=-static \
-		"${gcov[@]}" "$@"
+	make -C "$source" O="$out" -j"$JOBS" "${target[@]}" CC="ccache ${cross}gcc" \
+		HOSTCC="ccache gcc" USERLDFLAGS=-static "${gcov[@]}" "$@"
 }
 
 need_disk 6
@@ -61,7 +64,7 @@ if [ -z "$again" ]; then
 	configured "$flavour" "$out" "${fragments[@]}"
 	rm -rf "$out/root"
 fi
-with_progress "building the $flavour kernel" "$BUILD/log/kernel-${out##*/}.log" kmake bzImage modules
+with_progress "building the $flavour kernel" "$BUILD/log/kernel-${out##*/}.log" kmake "${image##*/}" modules
 kmake -s modules_install INSTALL_MOD_PATH="$out/root" > "$BUILD/log/modules-${out##*/}.log"
 if [ -d "$source/samples/vfio-dmabuf" ]; then
 	install -D -t "$out/root/usr/bin" "$out"/samples/vfio-dmabuf/vfio-dmabuf-{owner,client}

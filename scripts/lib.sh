@@ -63,6 +63,19 @@ is_built()
 		{ [ $# -lt 3 ] || [ "$(cat "$1/.lab-config" 2> /dev/null)" = "$3" ]; }
 }
 
+# Of the machine that a kernel of flavour $1 is for: its name, its image, where its tests
+# are, its compilers' prefix, and what make is to be told.
+# shellcheck disable=SC2034 # read by the scripts that source this file
+machine_of()
+{
+	case $1 in
+	arm64)	machine=aarch64 image=arch/arm64/boot/Image tests=$BUILD/kselftest-arm64
+		cross=aarch64-linux-gnu- target=(ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu-) ;;
+	*)	machine=x86_64 image=arch/x86/boot/bzImage tests=$BUILD/kselftest
+		cross='' target=() ;;
+	esac
+}
+
 # Copy what boots of the kernel in $1 to $2.
 copy_bootable()
 {

@@ -5,7 +5,8 @@
 # where everything is there.
 #
 # packages.sh compilers: those of scripts/check-commits.sh, which nothing else
-# needs.  packages.sh coverage: those of scripts/coverage.sh.
+# needs.  packages.sh arm64: those of the arm64 kernel and its tests.  packages.sh coverage:
+# those of scripts/coverage.sh.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -21,8 +22,9 @@ case ${1:-} in
 			bats codespell procps python3-git python3-ply shellcheck
 		) ;;
 compilers)	packages=(clang-19 gcc-aarch64-linux-gnu gcc-s390x-linux-gnu) ;;
+arm64)		packages=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross) ;;
 coverage)	packages=(diff-cover gcovr) ;;
-*)		die "no set of packages \"$1\": there are compilers and coverage" ;;
+*)		die "no set of packages \"$1\": there are compilers, arm64 and coverage" ;;
 esac
 
 command -v dpkg-query > /dev/null || {

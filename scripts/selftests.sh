@@ -2,16 +2,23 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # Build what the guest runs: the kselftests of build/linux and the lab's own
-# programs, all static, into build/kselftest.  One build is good for every kernel.
+# programs, all static, into build/kselftest.  One build is good for every kernel of a
+# machine: that of arm64 is in build/kselftest-arm64.
 #
-# usage: selftests.sh [COLLECTION...]	the vfio collection, and those
+# usage: selftests.sh [--for FLAVOUR] [COLLECTION...]	the vfio collection, and those
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
+flavour=fast
+if [ "${1:-}" = --for ]; then
+	flavour=$2
+	shift 2
+fi
+machine_of "$flavour"
 collections="vfio $*"
-objects=$BUILD/kselftest-objects
-installed=$BUILD/kselftest
+objects=$BUILD/kselftest-objects${tests#"$BUILD/kselftest"}
+installed=$tests
 selftests=$TREE/tools/testing/selftests
 programs=(bar_mmap edu_demo fault_locks fault_scaling map_bench)
 helpers=(dmabuf_demo kunit)
@@ -22,17 +29,22 @@ id=$(tree_id "$TREE")
 stamp="$id $collections $(cat "$LAB"/scripts/guest/{*.c,dmabuf_demo,kunit} "$0" | sha256sum)"
 [ "$(cat "$installed/.lab-stamp" 2> /dev/null)" != "$stamp" ] || exit 0
 mkdir -p "$objects"
+libraries=
+if [ "$machine" = aarch64 ]; then
+	"$LAB/scripts/packages.sh" arm64
+	libraries="-L$("$LAB/scripts/arm64.sh")/usr/lib/aarch64-linux-gnu"
+fi
 
 # FORCE_TARGETS: without it the kernel's makefile hides a collection that does
 # not build.
 common=(OUTPUT="$objects/kselftest/vfio" KHDR_INCLUDES="-isystem $objects/usr/include"
-	CC="${CC:-gcc}" LDFLAGS=-static FORCE_TARGETS=1)
+	CC="${CC:-${cross}gcc}" LDFLAGS="-static $libraries" FORCE_TARGETS=1 "${target[@]}")
 
 build()
 {
 	local program
 
-	make -C "$TREE" O="$objects" headers
+	make -C "$TREE" O="$objects" "${target[@]}" headers
 	make -C "$selftests" O="$objects" TARGETS="$collections" "${common[@]:1}" \
 		INSTALL_PATH="$installed.new" -j"$JOBS" install
 	# The makefile of the vfio tests knows how to build against libvfio, so

@@ -24,8 +24,9 @@ setup()
 		#!/bin/sh
 		case "$*" in
 		--version) echo "QEMU emulator version 10.0.2" ;;
+		"-M help") echo "virt   QEMU 10.0 ARM Virtual Machine" ;;
 		"-device help") printf 'name "%s"\n' edu ivshmem-plain bochs-display nvme igb e1000e ;;
-		*) touch booted ;;
+		*) echo "$*" > booted ;;
 		esac
 	END
 	printf '#!/bin/sh\n' > build/fast/usr/gen_init_cpio
@@ -53,6 +54,20 @@ refused()
 	run scripts/boot.sh --icount plain
 	[ -e booted ]
 	grep -q bar_mmap build/run/plain-plain/plan
+}
+
+@test "a kernel of another machine, with tests of its own and the lines for the fast one" {
+	mkdir -p build/arm64/arch/arm64/boot build/arm64-root
+	cp -r build/fast/{.config,.lab-tree,root,usr} build/arm64
+	touch build/arm64/arch/arm64/boot/Image
+	run scripts/boot.sh --icount arm64
+	[[ $output == *"the tests are not built yet"* ]]
+	[ ! -e booted ]
+	cp -r build/kselftest build/kselftest-arm64
+	run scripts/boot.sh --icount arm64
+	grep -q -- "-M virt,.* -kernel .*/arm64/boot/Image .* -append console=ttyAMA0 " booted
+	grep -q '^nvme vfio:vfio_pci_mmap_test$' build/run/arm64-all/plan
+	run ! grep -q ' -v ' build/run/arm64-all/plan
 }
 
 @test "a kernel of another tree" {
