@@ -260,6 +260,9 @@ cmdline=() x2apic=false
 if [ "$machine" = aarch64 ]; then
 	board=(-M "virt,gic-version=3,iommu=smmuv3")
 	cpu=${cpu:-max}
+	# The instructions that copy memory do so byte by byte here, which a register of EDU
+	# does not take.  Where the kernel does it for a process, it dies of that.
+	cmdline=(arm64.nomops)
 else
 	# TCG does "rep stosb" byte by byte: clearing a page costs eight times as much
 	# with ERMS, and a 1 GiB page many seconds.  With LA57 KASAN reports one false
