@@ -15,7 +15,8 @@ usage: boot.sh [option...] FLAVOUR [-- QEMU-ARGUMENT...]
   --plan FILE          what to run (default scripts/plans/FLAVOUR or, where there
                        is no such file, scripts/plans/all), one line per test:
                        DEVICE[+DEVICE] COLLECTION:TEST [ARGUMENT...]; "-" is no device,
-                       and "FLAVOUR:" before it is for one kernel only
+                       and "FLAVOUR:" before it is for one kernel only; "fast:" also
+                       for "arm64" and "coverage"
   --shard I/N          only each Nth line of the plan, from the Ith on
   --expected FILE      what each line must pass at least (for the default plan
                        scripts/expected/FLAVOUR); "none" for no such check
@@ -145,14 +146,14 @@ while IFS=$'\t' read -r name id model; do
 done <<< "$devices" > "$out/devices"
 
 # The plan without its comments; a test of no collection is one of the lab.  The
-# coverage kernel, and that of arm64, run the lines that are for the fast one.
+# coverage kernel, and that of arm64, also run the lines that are for the fast one.
+lines=$flavour:
 case $flavour in
-coverage|arm64)	lines=fast ;;
-*)		lines=$flavour ;;
+coverage|arm64)	lines+=" fast:" ;;
 esac
 sed -e 's/#.*//' "$plan" |
-	awk -v shard="${shard:-1/1}" -v flavour="$lines:" 'BEGIN { split(shard, part, "/") }
-		$1 ~ /^[a-z]+:$/ { if ($1 != flavour) next; $1 = ""; $0 = $0 }
+	awk -v shard="${shard:-1/1}" -v lines=" $lines " 'BEGIN { split(shard, part, "/") }
+		$1 ~ /^[a-z0-9]+:$/ { if (!index(lines, " " $1 " ")) next; $1 = ""; $0 = $0 }
 		NF && ++n % part[2] == part[1] % part[2] {
 			if (NF > 1 && $2 !~ /:/) $2 = "lab:" $2
 			$1 = $1; print
@@ -262,7 +263,8 @@ if [ "$machine" = aarch64 ]; then
 	cpu=${cpu:-max}
 	# The instructions that copy memory do so byte by byte here, which a register of EDU
 	# does not take.  Where the kernel does it for a process, it dies of that.
-	cmdline=(arm64.nomops)
+	# That a program crashed is not said unless asked for.
+	cmdline=(arm64.nomops sysctl.debug.exception-trace=1)
 else
 	# TCG does "rep stosb" byte by byte: clearing a page costs eight times as much
 	# with ERMS, and a 1 GiB page many seconds.  With LA57 KASAN reports one false

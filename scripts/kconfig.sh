@@ -17,6 +17,7 @@ export KBUILD_BUILD_TIMESTAMP="2026-01-01" KBUILD_BUILD_USER=lab KBUILD_BUILD_HO
 kernel_fragments()
 {
 	machine_of "$1"
+	# shellcheck disable=SC2154 # lib.sh assigns it
 	printf '%s\n' "$LAB"/tools/testing/selftests/vfio/config{,."$machine"} \
 		"$LAB"/scripts/config/fast{,."$machine"}.config
 	[ ! -d "${2:+$2/samples/vfio-dmabuf}" ] || echo "$LAB/scripts/config/fast.series.config"

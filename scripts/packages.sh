@@ -31,6 +31,10 @@ command -v dpkg-query > /dev/null || {
 	say "this is not a Debian system: it is up to you to have what brings these: ${packages[*]}"
 	exit 0
 }
+# Checks run side by side.
+mkdir -p "$BUILD"
+exec 9> "$BUILD/packages.lock"
+flock 9
 # shellcheck disable=SC2016 # dpkg's own variables
 installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' | sed -n 's/^installed //p')
 mapfile -t missing < <(printf '%s\n' "${packages[@]}" | grep -vxF "$installed" || true)

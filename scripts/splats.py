@@ -13,7 +13,7 @@ DENYLIST: list[tuple[str, str]] = [
     (r'\b(KFENCE|KMSAN|KCSAN): ', 'memory or data race sanitizer report'),
     (r'UBSAN: ', 'UBSAN: undefined behaviour'),
     # Also of a program of the guest, whose tests might say that all is well.
-    (r'segfault at |\btraps: ', 'a program crashed'),
+    (r'segfault at |\btraps: |\]: unhandled exception: ', 'a program crashed'),
     (r'general protection fault', 'general protection fault'),
     (r'(kernel BUG at|WARNING:) mm/page_table_check\.c', 'page_table_check: page mapped in a wrong way'),
     (r'\bbad (pte|pmd|pud|p4d|pgd) ', 'corrupt page table'),
@@ -48,6 +48,7 @@ DENYLIST: list[tuple[str, str]] = [
     (r'DMA-API: (?!preallocated|debugging enabled|dma_debug_entry pool grown)', 'DMA-API: misuse, or not checked'),
     (r'not ready \d+ms after .*giving up|reset recovery - restoring BARs', 'device lost in a reset'),
     (r'AER: .*(Uncorrectable|Fatal|recovery failed)', 'PCIe error'),
+    (r'arm-smmu-v3 .*(CMDQ error| timeout at |Q overflow)', 'IOMMU error'),
     (r'page allocation failure|Out of memory', 'out of memory'),
     (r'irq \d+: nobody cared|No irq handler for', 'unhandled interrupt'),
     (r'Busy inodes after unmount', 'inodes in use after unmount'),

@@ -18,7 +18,7 @@ setup()
 	git -C build/linux -c user.name=a -c user.email=a@b.c commit -q -m one
 	touch build/fast/{.config,arch/x86/boot/bzImage} build/kselftest/run_kselftest.sh
 	git -C build/linux rev-parse 'HEAD^{tree}' | tee build/fast/.lab-tree > build/kselftest/.lab-tree
-	sed -n -e 's/^[a-z]*: //' -e '/^[^#]/p' scripts/plans/{all,plain} |
+	sed -n -e 's/^[a-z0-9]*: //' -e '/^[^#]/p' scripts/plans/{all,plain} |
 		awk '{ print ($2 ~ /:/ ? "" : "lab:") $2 }' | sort -u > build/kselftest/kselftest-list.txt
 	cat > qemu <<- 'END'
 		#!/bin/sh
@@ -65,7 +65,7 @@ refused()
 	[ ! -e booted ]
 	cp -r build/kselftest build/kselftest-arm64
 	run scripts/boot.sh --icount arm64
-	grep -q -- "-M virt,.* -kernel .*/arm64/boot/Image .* -append console=ttyAMA0 " booted
+	grep -q -- "-M virt,.* -kernel .*/arm64/boot/Image .* console=ttyAMA0 " booted
 	grep -q '^nvme vfio:vfio_pci_mmap_test$' build/run/arm64-all/plan
 	run ! grep -q ' -v ' build/run/arm64-all/plan
 }

@@ -39,6 +39,8 @@ SPLATS = [
     ('vfio_test[97]: segfault at 0 ip 401234 sp 7ffd error 4 in vfio_test[1234,401000+2000]', 'a program crashed'),
     ('traps: vfio_test[97] general protection fault ip:401234 sp:7ffd error:0 in vfio_test[1234,401000+2000]',
      'a program crashed'),
+    ('vfio_test[97]: unhandled exception: DABT (lower EL), ESR 0x0000000092000046, level 2 translation fault in vfio_test',
+     'a program crashed'),
     ('Oops: general protection fault, probably for non-canonical address', 'general protection fault'),
     ('kernel BUG at mm/page_table_check.c:118!', 'page_table_check: page mapped in a wrong way'),
     ('WARNING: mm/page_table_check.c:202 at __page_table_check_ptes_set+0x1/0x2, CPU#0: cat/12',
@@ -102,6 +104,9 @@ SPLATS = [
     ('vfio-pci 0000:01:00.0: AER: PCIe Bus Error: severity=Uncorrectable (Inaccessible)', 'PCIe error'),
     ('pcieport 0000:00:10.0: AER: Multiple Fatal error message received from 0000:01:00.0', 'PCIe error'),
     ('pcieport 0000:00:10.0: AER: device recovery failed', 'PCIe error'),
+    ('arm-smmu-v3 9050000.smmuv3: CMDQ error (cons 0x01000000): Illegal command', 'IOMMU error'),
+    ('arm-smmu-v3 9050000.smmuv3: CMD_SYNC timeout at 0x00000012 [hwprod 0x00000013, hwcons 0x00000012]', 'IOMMU error'),
+    ('arm-smmu-v3 9050000.smmuv3: EVTQ overflow detected -- events lost', 'IOMMU error'),
     ('cat: page allocation failure: order:0, mode:0x0', 'out of memory'),
     ('Out of memory: Killed process 12 (cat)', 'out of memory'),
     ('irq 16: nobody cared (try booting with the "irqpoll" option)', 'unhandled interrupt'),
@@ -143,6 +148,7 @@ HARMLESS = [
     'DMAR: Dump dmar0 table entries for IOVA 0x80000000',
     'DMAR: page table not present at level 2',
     'dmar_fault: 26 callbacks suppressed',
+    'arm-smmu-v3 9050000.smmuv3: event: F_TRANSLATION client: 0000:01:00.0 sid: 0x100 ssid: 0x0 iova: 0xc0000000 ipa: 0x0',
 ]
 # The pins of the run "good"
 PINS = """\
