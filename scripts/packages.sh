@@ -21,8 +21,9 @@ case ${1:-} in
 			# to check scripts and mails
 			bats codespell procps python3-git python3-ply shellcheck
 		) ;;
-compilers)	packages=(clang-19 gcc-aarch64-linux-gnu gcc-s390x-linux-gnu) ;;
 arm64)		packages=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross) ;;
+# With the libc as well, or what can be configured would change when it comes.
+compilers)	packages=(clang-19 gcc-aarch64-linux-gnu gcc-s390x-linux-gnu libc6-dev-arm64-cross) ;;
 coverage)	packages=(diff-cover gcovr) ;;
 *)		die "no set of packages \"$1\": there are compilers, arm64 and coverage" ;;
 esac
