@@ -189,6 +189,8 @@ has()
 }
 lockdep=$(has PROVE_LOCKING)
 kmemleak=$(has DEBUG_KMEMLEAK)
+pat=$(has X86_PAT)
+[[ " $append " != *" nopat "* ]] || pat=0
 # KUnit taints the kernel with TAINT_TEST, and the modules of the tests do so with
 # TAINT_OOT_MODULE.
 allow_taint=$(($(has KUNIT) << 18))
@@ -199,6 +201,7 @@ if [ "$machine" = aarch64 ]; then
 fi
 cat > "$out/conf" << END
 TEST_TIMEOUT=$test_limit
+PAT_LIST=$pat
 LOCKDEP=$lockdep
 KMEMLEAK=$kmemleak
 GCOV=$(has GCOV_KERNEL)
@@ -257,14 +260,14 @@ kvm)	qemu_args+=(-smp 2 -accel kvm) ;;
 tcg)	qemu_args+=(-smp 2 -accel "tcg,thread=$threads") ;;
 esac
 
-cmdline=() x2apic=false
+words=() x2apic=false
 if [ "$machine" = aarch64 ]; then
 	board=(-M "virt,gic-version=3,iommu=smmuv3")
 	cpu=${cpu:-max}
 	# The instructions that copy memory do so byte by byte here, which a register of EDU
 	# does not take.  Where the kernel does it for a process, it dies of that.
 	# That a program crashed is not said unless asked for.
-	cmdline=(arm64.nomops sysctl.debug.exception-trace=1)
+	words=(arm64.nomops sysctl.debug.exception-trace=1)
 else
 	# TCG does "rep stosb" byte by byte: clearing a page costs eight times as much
 	# with ERMS, and a 1 GiB page many seconds.  With LA57 KASAN reports one false
@@ -281,9 +284,9 @@ else
 	# a device with power management up after a reset of its bus.
 	board=(-M "q35,kernel-irqchip=split" -device "$iommu"
 		-global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off)
-	cmdline=(intel_iommu=on)
+	words=(intel_iommu=on)
 fi
-cmdline+=("console=${serial}0" ignore_loglevel printk.devkmsg=on panic=-1 oops=panic
+cmdline=("console=${serial}0" ignore_loglevel printk.devkmsg=on "${words[@]}" panic=-1 oops=panic
 	hugepagesz=1G hugepages=1 hugepagesz=2M hugepages=64
 	# Some tests pin 1 GiB of shared memory, again and again.
 	transparent_hugepage_shmem=always)
@@ -332,8 +335,8 @@ qemu=
 wait
 cat > "$out/run.json" << END
 {"kernel": "$flavour", "accel": "$accel", "qemu": "$qemu_version", "seconds": $((SECONDS - started)),
- "qemu_status": $status, "timeout": $limit, "lockdep": $lockdep, "kmemleak": $kmemleak,
- "x2apic": $x2apic}
+ "qemu_status": $status, "timeout": $limit, "pat": $pat, "lockdep": $lockdep,
+ "kmemleak": $kmemleak, "x2apic": $x2apic}
 END
 # Of another plan than the kernel's own, only the lines that it has are compared.
 part=

@@ -158,7 +158,7 @@ def expected_tests(run: Path, info: dict) -> list[tuple[str, str, bool]]:
         bound |= set(device.split('+')) - missing - {'-'}
     tests += [(f'lab device {device}', device, False) for device in sorted(bound)]
     tests.append(('lab taint', '-', False))
-    tests += [(f'lab {check}', '-', False) for check in ('lockdep', 'kmemleak') if info.get(check)]
+    tests += [(f'lab {check}', '-', False) for check in ('pat', 'lockdep', 'kmemleak') if info.get(check)]
     return tests
 
 

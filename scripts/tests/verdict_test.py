@@ -399,6 +399,11 @@ class Logs(Runs):
         self.edit('ktap.log', lambda text: re.sub(r'ok \d+ lab lockdep\n', '', text))
         self.assert_red('lab lockdep: did not run')
 
+    def test_pat_not_checked(self):
+        self.use('good')
+        self.edit_info(pat=True)
+        self.assert_red('lab pat: did not run')
+
     def test_kmemleak_not_checked(self):
         self.use('good-debug')
         self.edit_info(kmemleak=True)
