@@ -25,6 +25,7 @@
 #define MANY_RANGES	4096
 #define MANY_BUFFERS	10000
 #define MANY_PROCESSES	64
+#define MANY_WC_BUFFERS	1000
 
 static const char *device_bdf;
 
@@ -92,7 +93,7 @@ static void touch(void *p)
 	*(volatile u32 *)p;
 }
 
-static int export_ranges(int device_fd, u32 bar, u32 nr, u64 first, u64 length, u64 step)
+static int try_export(int device_fd, u32 flags, u32 bar, u32 nr, u64 first, u64 length, u64 step)
 {
 	size_t size = sizeof(struct vfio_device_feature) +
 		      sizeof(struct vfio_device_feature_dma_buf) +
@@ -107,14 +108,32 @@ static int export_ranges(int device_fd, u32 bar, u32 nr, u64 first, u64 length, 
 	dma_buf = (void *)feature->data;
 	dma_buf->region_index = bar;
 	dma_buf->open_flags = O_RDWR | O_CLOEXEC;
+	dma_buf->flags = flags;
 	dma_buf->nr_ranges = nr;
 	for (u32 i = 0; i < nr; i++) {
 		dma_buf->dma_ranges[i].offset = first + i * step;
 		dma_buf->dma_ranges[i].length = length;
 	}
 	fd = ioctl(device_fd, VFIO_DEVICE_FEATURE, feature);
-	VFIO_ASSERT_GE(fd, 0);
+	if (fd < 0)
+		fd = -errno;
 	free(feature);
+	return fd;
+}
+
+static int export_ranges(int device_fd, u32 bar, u32 nr, u64 first, u64 length, u64 step)
+{
+	int fd = try_export(device_fd, 0, bar, nr, first, length, step);
+
+	VFIO_ASSERT_GE(fd, 0);
+	return fd;
+}
+
+static int export_wc(int device_fd, u64 first, u64 length)
+{
+	int fd = try_export(device_fd, VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC, 2, 1, first, length, 0);
+
+	VFIO_ASSERT_GE(fd, 0);
 	return fd;
 }
 
@@ -297,6 +316,60 @@ TEST_F_TIMEOUT(map_bench, revoke_processes, 600)
 			munmap(addr, SZ_4K);
 			close(revoke.dmabuf_fd));
 	}
+}
+
+/* What both types of memory cost. Nobody else may have any of it. */
+static void measure_attr(char *space, const char *attr, int device_fd,
+			 int (*export)(int device_fd, u64 first, u64 length))
+{
+	struct vfio_pci_dmabuf_revoke revoke = { .argsz = sizeof(revoke) };
+	int fd = export(device_fd, 0, SZ_1G);
+	char name[64];
+
+#define NAME(_what) ({ snprintf_assert(name, sizeof(name), "%s-" _what, attr); name; })
+	measure_fault(NAME("fault-4k"), fd, 0, space + SZ_4K, SZ_64K, SZ_4K, 0);
+	measure_fault(NAME("fault-2m"), fd, 0, space + SZ_2M, SZ_8M, SZ_2M, 0);
+	measure_fault(NAME("fault-1g"), fd, 0, space, SZ_1G, 0, -1);
+	close(fd);
+
+	MEASURE(NAME("export-close"), (void)0,
+		fd = export(device_fd, 0, SZ_4K); close(fd), (void)0);
+	MEASURE(NAME("export-revoke"), (void)0,
+		revoke.dmabuf_fd = export(device_fd, 0, SZ_4K);
+		ioctl_assert(device_fd, VFIO_DEVICE_PCI_DMABUF_REVOKE, &revoke),
+		close(revoke.dmabuf_fd));
+#undef NAME
+}
+
+static int export_uc(int device_fd, u64 first, u64 length)
+{
+	return export_ranges(device_fd, 2, 1, first, length, 0);
+}
+
+TEST_F(map_bench, write_combined)
+{
+	struct rlimit files = { .rlim_cur = 2 * MANY_BUFFERS, .rlim_max = 2 * MANY_BUFFERS };
+	int device_fd = self->device->fd, fd;
+
+	/* Of config space nothing can be exported, so what fails for this knows the flag. */
+	if (try_export(device_fd, VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC,
+		       VFIO_PCI_CONFIG_REGION_INDEX, 1, 0, SZ_4K, 0) != -ENODEV)
+		SKIP(return, "this kernel has no write-combined DMABUFs");
+
+	/* A BAR that is mapped is uncached. */
+	vfio_pci_bar_unmap_all(self->device);
+	measure_attr(self->space, "uc", device_fd, export_uc);
+	measure_attr(self->space, "wc", device_fd, export_wc);
+
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &files));
+	for (int i = 0; i < MANY_WC_BUFFERS; i++)
+		export_wc(device_fd, 2 * i * SZ_4K, SZ_4K);
+	MEASURE("uc-export-close-1000-wc", (void)0,
+		fd = export_uc(device_fd, SZ_4K, SZ_4K); close(fd), (void)0);
+	MEASURE("wc-export-close-1000-wc", (void)0,
+		fd = export_wc(device_fd, SZ_512M, SZ_4K); close(fd), (void)0);
+	MEASURE("bar-map-unmap-1000-wc", (void)0,
+		munmap(map(device_fd, NULL, SZ_4K, self->bar.offset + SZ_4K), SZ_4K), (void)0);
 }
 
 int main(int argc, char *argv[])
