@@ -7,8 +7,10 @@
 #include <linux/dma-buf.h>
 #include <linux/kref.h>
 #include <linux/list.h>
+#include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/pfn.h>
+#include <linux/rbtree.h>
 #include <linux/refcount.h>
 #include <linux/rwsem.h>
 #include <linux/spinlock.h>
@@ -23,9 +25,11 @@
  *				what happens to its buffers when that changes
  *	vfio_pci_mmap.c		mappings by a CPU: VMAs and page faults
  *	vfio_pci_dmabuf.c	exporting, and mappings by other devices
+ *	vfio_pci_memattr.c	which memory is write-combined
  *
  * Locks, outer first:
  *
+ *	vfio_pci_core_device.barmap_lock	read() and write() of a BAR
  *	vfio_pci_core_device.memory_lock	changes of the device's memory
  *	mmap_lock, or the lock of a VMA		page faults, mmap()
  *	dma-buf's dmabuf_list_mutex		dma_buf_export() for a mmap()
@@ -34,7 +38,9 @@
  *	fs_reclaim				vmf_insert_pfn() may allocate
  *	address_space.i_mmap_rwsem		the zap, with memory_lock or nothing
  *
- * vfio_pci_memory.lock, for the list of buffers, is a leaf.
+ * vfio_pci_memory.attr_lock comes after memory_lock and ioeventfds_lock, and before
+ * fs_reclaim. vfio_pci_memory.lock, for the lists of buffers and the tree of ranges,
+ * is a leaf.
  *
  * vfio_pci_memory_revoke() zaps VMAs and waits for importers to unmap with
  * nothing of this held but memory_lock. It tells importers, and waits for their
@@ -74,15 +80,25 @@ enum vfio_pci_memory_state {
  * @state: Written under memory_lock. A buffer's lock, held for reading, keeps
  *	what it allows from being taken back.
  * @pdev: The device. Valid under a buffer's lock until @state is REVOKED.
- * @lock: Guards @buffers.
- * @buffers: All buffers that are not released.
+ * @lock: Guards @buffers and @wc_ranges.
+ * @buffers: All buffers that are not released: those that are uncached, and those
+ *	that are write-combined. A walk goes on with the second list after the first,
+ *	and each grows at the end where it begins, or it might never end.
+ * @attr_lock: Held while memory gets another type, or the kernel maps some of it
+ *	by the type that it has.
+ * @wc_ranges: Page frames of the ranges that are write-combined. They change under
+ *	@attr_lock and @lock.
+ * @nr_wc_ranges: How many there are. Guarded by @attr_lock.
  */
 struct vfio_pci_memory {
 	struct kref kref;
 	enum vfio_pci_memory_state state;
 	struct pci_dev *pdev;
-	spinlock_t lock;		/* for @buffers */
-	struct list_head buffers;
+	spinlock_t lock;		/* for @buffers and @wc_ranges */
+	struct list_head buffers[2];
+	struct mutex attr_lock;		/* for memory types */
+	struct rb_root_cached wc_ranges;
+	u32 nr_wc_ranges;
 };
 
 /**
@@ -120,6 +136,12 @@ struct vfio_pci_memory {
  * @fenced: Whether map_dma_buf() has succeeded since then, so that fences can be
  *	those of work on the memory; guarded by dmabuf->resv. iommufd has none.
  * @can_mmap: Whether an exported buffer can be mapped by the CPU.
+ * @write_combine: Whether the CPU maps it write-combined, and not uncached.
+ * @zapped: Set when it was revoked for good, and no CPU has it mapped any more.
+ * @wc_ranges: If it is @write_combine, the entries for the tree of that name
+ * @nr_wc_ranges: How many of them are in the tree, from the first on. Guarded by
+ *	vfio_pci_memory.attr_lock, as is
+ * @nr_tracked: how many of these ranges are reserved, from the first on.
  * @nr_ranges: Number of entries in @phys_vec and in @range_end.
  * @range_end: The offset in the buffer behind each range, in pages.
  * @phys_vec: Physical ranges, in the order of their offsets in the buffer.
@@ -145,6 +167,11 @@ struct vfio_pci_dma_buf {
 	bool imported;
 	bool fenced;
 	bool can_mmap;
+	bool write_combine;
+	bool zapped;
+	struct interval_tree_node *wc_ranges;
+	u32 nr_wc_ranges;
+	u32 nr_tracked;
 	u32 nr_ranges;
 	unsigned long *range_end;
 	struct phys_vec phys_vec[] __counted_by(nr_ranges);
@@ -208,14 +235,37 @@ vfio_pci_dma_buf_find_pfn(const struct vfio_pci_dma_buf *priv,
 	return true;
 }
 
-void vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
-			 struct vfio_pci_dma_buf *priv);
+int vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
+			struct vfio_pci_dma_buf *priv);
 void vfio_pci_memory_remove(struct vfio_pci_dma_buf *priv);
 int vfio_pci_memory_wait(struct vfio_pci_memory *memory, bool interruptible);
 int vfio_pci_dma_buf_revoke(struct vfio_pci_core_device *vdev,
 			    struct vfio_pci_dma_buf *priv);
 
+struct vfio_pci_dma_buf *vfio_pci_memory_next(struct vfio_pci_memory *memory,
+					      struct vfio_pci_dma_buf *prev);
+void vfio_pci_dma_buf_put(struct vfio_pci_dma_buf *priv);
+
+/* Whoever leaves the loop early has to drop the reference of @priv. */
+#define vfio_pci_memory_for_each(priv, memory)				\
+	for (priv = vfio_pci_memory_next(memory, NULL); priv;		\
+	     priv = vfio_pci_memory_next(memory, priv))
+
+int vfio_pci_memattr_write_combine(struct vfio_pci_core_device *vdev,
+				   struct vfio_pci_dma_buf *priv,
+				   unsigned int bar);
+void vfio_pci_memattr_release(struct vfio_pci_memory *memory,
+			      struct vfio_pci_dma_buf *priv);
+bool vfio_pci_memattr_overlaps(struct vfio_pci_memory *memory,
+			       const struct vfio_pci_dma_buf *priv,
+			       const struct vfio_pci_dma_buf *of);
+int vfio_pci_memattr_iomap_ioeventfd(struct vfio_pci_core_device *vdev,
+				     struct vfio_pci_ioeventfd *ioeventfd);
+void __iomem *vfio_pci_memattr_iomap_page(struct vfio_pci_core_device *vdev,
+					  int bar, unsigned long offset);
+
 struct vfio_pci_dma_buf *vfio_pci_dma_buf_alloc(u32 nr_ranges);
+void vfio_pci_dma_buf_free(struct vfio_pci_dma_buf *priv);
 void vfio_pci_dma_buf_init_ranges(struct vfio_pci_dma_buf *priv);
 int vfio_pci_dma_buf_create(struct vfio_pci_dma_buf *priv,
 			    const struct dma_buf_ops *ops, size_t size,

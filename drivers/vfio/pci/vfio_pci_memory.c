@@ -12,7 +12,7 @@
  *	up_write(&vdev->memory_lock);
  *
  * and the last close revokes it for good. vfio_pci_dma_buf_revoke() does that for
- * a single buffer, and takes no lock of the device. A page fault comes without
+ * a single buffer, and neither needs nor takes memory_lock. A page fault comes without
  * memory_lock, see vfio_pci_dma_buf.lock for how both exclude each other.
  */
 #include <linux/dma-resv.h>
@@ -36,7 +36,10 @@ static void vfio_pci_memory_init(struct vfio_pci_memory *memory,
 	memory->state = VFIO_PCI_MEMORY_DISABLED;
 	memory->pdev = pdev;
 	spin_lock_init(&memory->lock);
-	INIT_LIST_HEAD(&memory->buffers);
+	INIT_LIST_HEAD(&memory->buffers[0]);
+	INIT_LIST_HEAD(&memory->buffers[1]);
+	mutex_init(&memory->attr_lock);
+	memory->wc_ranges = RB_ROOT_CACHED;
 }
 
 static void vfio_pci_memory_free(struct kref *kref)
@@ -44,7 +47,7 @@ static void vfio_pci_memory_free(struct kref *kref)
 	kfree(container_of(kref, struct vfio_pci_memory, kref));
 }
 
-static void vfio_pci_dma_buf_put(struct vfio_pci_dma_buf *priv)
+void vfio_pci_dma_buf_put(struct vfio_pci_dma_buf *priv)
 {
 	if (refcount_dec_and_test(&priv->users))
 		complete(&priv->unused);
@@ -55,19 +58,26 @@ static void vfio_pci_dma_buf_put(struct vfio_pci_dma_buf *priv)
  * buffer whose release has begun is skipped; the others are not released while
  * they are visited, and stay on the list.
  */
-static struct vfio_pci_dma_buf *
-vfio_pci_memory_next(struct vfio_pci_memory *memory,
-		     struct vfio_pci_dma_buf *prev)
+struct vfio_pci_dma_buf *vfio_pci_memory_next(struct vfio_pci_memory *memory,
+					      struct vfio_pci_dma_buf *prev)
 {
-	struct vfio_pci_dma_buf *priv, *next = NULL;
+	struct vfio_pci_dma_buf *priv = prev, *next = NULL;
+	struct list_head *buffers;
 
+	buffers = &memory->buffers[prev && prev->write_combine];
 	scoped_guard(spinlock, &memory->lock) {
-		priv = list_prepare_entry(prev, &memory->buffers, memory_elm);
-		list_for_each_entry_continue(priv, &memory->buffers, memory_elm) {
-			if (refcount_inc_not_zero(&priv->users)) {
-				next = priv;
-				break;
+		for (;;) {
+			priv = list_prepare_entry(priv, buffers, memory_elm);
+			list_for_each_entry_continue(priv, buffers, memory_elm) {
+				if (refcount_inc_not_zero(&priv->users)) {
+					next = priv;
+					break;
+				}
 			}
+			if (next || buffers != memory->buffers)
+				break;
+			priv = NULL;
+			buffers++;
 		}
 	}
 	if (prev)
@@ -75,31 +85,37 @@ vfio_pci_memory_next(struct vfio_pci_memory *memory,
 	return next;
 }
 
-/* Whoever leaves the loop early has to drop the reference of @priv. */
-#define vfio_pci_memory_for_each(priv, memory)				\
-	for (priv = vfio_pci_memory_next(memory, NULL); priv;		\
-	     priv = vfio_pci_memory_next(memory, priv))
-
 /**
  * vfio_pci_memory_add() - Put a buffer on the list of its device
  * @vdev: The device, open
  * @priv: The buffer, whose DMABUF nobody else knows yet
  *
- * Nothing may fail after this. From here on the state of @vdev's memory is the
+ * From here on the state of @vdev's memory is the
  * one of the buffer, until it is revoked, so this needs no memory_lock: a walk
  * that is under way has changed the state before it began, and nobody has mapped
  * this buffer under the old one.
+ *
+ * If this fails the caller is to drop the DMABUF. If it does not, nothing may fail
+ * any more.
+ *
+ * Return: 0, or -EBUSY for an uncached buffer of which a page is write-combined.
  */
-void vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
-			 struct vfio_pci_dma_buf *priv)
+int vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
+			struct vfio_pci_dma_buf *priv)
 {
 	struct vfio_pci_memory *memory = vdev->memory;
 
 	kref_get(&memory->kref);
 	priv->memory = memory;
 	priv->source = memory;
-	guard(spinlock)(&memory->lock);
-	list_add(&priv->memory_elm, &memory->buffers);
+	scoped_guard(spinlock, &memory->lock) {
+		list_add(&priv->memory_elm,
+			 &memory->buffers[priv->write_combine]);
+		if (priv->write_combine ||
+		    likely(RB_EMPTY_ROOT(&memory->wc_ranges.rb_root)))
+			return 0;
+	}
+	return vfio_pci_memattr_overlaps(memory, priv, NULL) ? -EBUSY : 0;
 }
 
 /**
@@ -204,7 +220,7 @@ static int vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv,
  * @priv: A buffer that was exported from some device
  *
  * The CPU's access ends before importers are told, and no other buffer notices:
- * this takes no lock of the device.
+ * of the locks of the device this takes attr_lock at most, see vfio_pci_memattr.c.
  *
  * Return: 0, -ENODEV if it was exported from another device, or before @vdev was
  * opened, -EINTR for a signal while it waited for an importer, the error of a
@@ -224,6 +240,7 @@ int vfio_pci_dma_buf_revoke(struct vfio_pci_core_device *vdev,
 		priv->source = &vfio_pci_memory_revoked;
 	}
 	vfio_pci_dma_buf_zap(priv);
+	vfio_pci_memattr_release(priv->memory, priv);
 
 	ret = vfio_pci_dma_buf_drain(priv, true);
 	if (ret)
@@ -247,6 +264,8 @@ static void __vfio_pci_memory_revoke(struct vfio_pci_core_device *vdev,
 		down_write(&priv->lock);
 		up_write(&priv->lock);
 		vfio_pci_dma_buf_zap(priv);
+		if (state == VFIO_PCI_MEMORY_REVOKED)
+			vfio_pci_memattr_release(memory, priv);
 	}
 
 	/* A driver with its own mmap() may have VMAs of the device's file. */
@@ -342,10 +361,14 @@ void vfio_pci_memory_close(struct vfio_pci_core_device *vdev)
  * But for a driver with its own mmap(): nvgrace-gpu takes memory_lock in page
  * faults, which must not make lockdep complain about all other drivers.
  */
-void vfio_pci_init_memory_lock(struct vfio_pci_core_device *vdev)
+void vfio_pci_init_locks(struct vfio_pci_core_device *vdev)
 {
 	static struct lock_class_key own_mmap_key;
+	int bar;
 
+	mutex_init(&vdev->ioeventfds_lock);
+	for (bar = 0; bar < PCI_STD_NUM_BARS; bar++)
+		init_rwsem(&vdev->barmap_lock[bar]);
 	init_rwsem(&vdev->memory_lock);
 	if (vdev->own_mmap)
 		lockdep_set_class(&vdev->memory_lock, &own_mmap_key);
@@ -369,19 +392,29 @@ void __init vfio_pci_memory_lockdep(void)
 	if (!vdev || !priv)
 		return;
 
-	vfio_pci_init_memory_lock(vdev);
+	vfio_pci_init_locks(vdev);
 	vfio_pci_memory_init(&memory, NULL);
 	address_space_init_once(&mapping);
 	dma_resv_init(&resv);
 
+	mutex_lock(&vdev->ioeventfds_lock);
+	mutex_lock(&memory.attr_lock);
+	mutex_unlock(&memory.attr_lock);
+	mutex_unlock(&vdev->ioeventfds_lock);
+
+	down_read(&vdev->barmap_lock[0]);
 	down_write(&vdev->memory_lock);
 
 	/* The zap */
 	i_mmap_lock_read(&mapping);
 	i_mmap_unlock_read(&mapping);
 
+	mutex_lock(&memory.attr_lock);
+	fs_reclaim_acquire(GFP_KERNEL);
+	fs_reclaim_release(GFP_KERNEL);
 	spin_lock(&memory.lock);
 	spin_unlock(&memory.lock);
+	mutex_unlock(&memory.attr_lock);
 
 	dma_resv_lock(&resv, NULL);
 	down_write(&priv->lock);
@@ -389,6 +422,7 @@ void __init vfio_pci_memory_lockdep(void)
 	dma_resv_unlock(&resv);
 
 	up_write(&vdev->memory_lock);
+	up_read(&vdev->barmap_lock[0]);
 
 	/* vmf_insert_pfn() may allocate, though vmf_alloc_pte() has before it. */
 	down_read(&priv->lock);

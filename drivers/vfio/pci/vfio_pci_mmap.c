@@ -132,6 +132,9 @@ static void vfio_pci_dma_buf_init_vma(struct vfio_pci_dma_buf *priv,
 				      struct vm_area_struct *vma)
 {
 	vfio_pci_init_vma(vma);
+	/* On x86 it is PAT that decides, see vfio_pci_memattr_track(). */
+	if (priv->write_combine)
+		vma->vm_page_prot = pgprot_writecombine(vma->vm_page_prot);
 	vma->vm_private_data = priv;
 	vma->vm_ops = &vfio_pci_dma_buf_vm_ops;
 }
@@ -176,7 +179,7 @@ int vfio_pci_dma_buf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
  * The VMA's file becomes the DMABUF's, which holds the device's file. mmap_lock
  * is held, so memory_lock must not be taken.
  *
- * Return: 0 or an error, with @vma as it was.
+ * Return: 0, -EBUSY if a page of it is write-combined, or another error, with @vma as it was.
  */
 int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 		      struct vm_area_struct *vma, unsigned int bar,
@@ -198,7 +201,12 @@ int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 	ret = vfio_pci_dma_buf_create(priv, &vfio_pci_bar_dmabuf_ops, size,
 				      vdev->bar_name[bar], O_RDWR);
 	if (ret) {
-		kvfree(priv);
+		vfio_pci_dma_buf_free(priv);
+		return ret;
+	}
+	ret = vfio_pci_memory_add(vdev, priv);
+	if (ret) {
+		dma_buf_put(priv->dmabuf);
 		return ret;
 	}
 	vfio_pci_dma_buf_init_vma(priv, vma);
@@ -209,7 +217,6 @@ int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 	 */
 	priv->device_file = vma->vm_file;
 	vma->vm_file = priv->dmabuf->file;
-	vfio_pci_memory_add(vdev, priv);
 	return 0;
 }
 

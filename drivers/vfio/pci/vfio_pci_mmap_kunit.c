@@ -15,7 +15,7 @@
 /* Somewhere that is aligned for every order */
 #define BASE		((phys_addr_t)SZ_1G)
 
-KUNIT_DEFINE_ACTION_WRAPPER(free_buf, kvfree, const void *);
+KUNIT_DEFINE_ACTION_WRAPPER(free_buf, vfio_pci_dma_buf_free, struct vfio_pci_dma_buf *);
 
 struct ranges {
 	struct vfio_pci_dma_buf *buf;

@@ -2,7 +2,7 @@
 /*
  * Whatever fails on the way to a DMABUF, a mapping, a page fault or an import, and
  * on the way back when a DMABUF is revoked: the caller gets to know, nothing is left
- * behind, and the next try succeeds.
+ * behind, and the next try succeeds. The same for what the kernel maps of a BAR.
  *
  * See Documentation/fault-injection/fault-injection.rst for fail-nth.
  */
@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
@@ -46,6 +47,8 @@ FIXTURE(vfio_pci_dmabuf_fail_nth_test) {
 	struct export export;
 	int fail_fd;
 	size_t page_size;
+	/* Nothing of the BAR is write-combined, whatever has failed. */
+	bool no_wc;
 
 	/* A DMABUF to be revoked, and what is made of it */
 	int fd;
@@ -169,6 +172,22 @@ static bool has_failed(fixture_data *self)
 	return failed;
 }
 
+/* Nothing is left of what has failed, or was undone. */
+static void expect_nothing_left(struct __test_metadata *_metadata, fixture_data *self,
+				int nr_before)
+{
+	ASSERT_EQ(nr_before, nr_dmabufs());
+	if (self->no_wc) {
+		struct sysfs_resource bar = sysfs_bar_resource(device_bdf, self->target.bar);
+		int fd;
+
+		ASSERT_EQ(0, memory_type_count(bar.start, bar.end, TYPE_WRITE_COMBINING));
+		fd = vfio_pci_dmabuf_export_range(self->device, self->target.bar, 0,
+						  self->target.size);
+		ASSERT_EQ(0, close(fd));
+	}
+}
+
 /*
  * Fail the first, the second, ... of what can fail in @work, which returns what
  * it got or a negative errno; @undo takes back what it got.
@@ -194,7 +213,7 @@ static void fail_each(struct __test_metadata *_metadata, fixture_data *self,
 		} else {
 			undo(self, got);
 		}
-		ASSERT_EQ(nr_before, nr_dmabufs()) TH_LOG("%d", nth);
+		expect_nothing_left(_metadata, self, nr_before);
 		/* Nothing is left to fail. */
 		if (!failed)
 			break;
@@ -208,7 +227,7 @@ static void fail_each(struct __test_metadata *_metadata, fixture_data *self,
 	got = work(self);
 	ASSERT_LE(0, got);
 	undo(self, got);
-	ASSERT_EQ(nr_before, nr_dmabufs());
+	expect_nothing_left(_metadata, self, nr_before);
 }
 
 static long export(fixture_data *self)
@@ -232,6 +251,31 @@ static void undo_export(fixture_data *self, long fd)
 
 TEST_F(vfio_pci_dmabuf_fail_nth_test, export)
 {
+	fail_each(_metadata, self, export, undo_export);
+}
+
+/* Write-combined memory, of which nothing may be uncached at the same time */
+static const char *no_wc(fixture_data *self)
+{
+	const char *reason = vfio_pci_bar_no_dmabuf_wc(self->device, self->target.bar);
+
+	if (reason)
+		return reason;
+
+	mmap_target_close(&self->target);
+	self->target.dmabuf = false;
+	self->export.dma_buf.flags = VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC;
+	return NULL;
+}
+
+TEST_F(vfio_pci_dmabuf_fail_nth_test, export_wc)
+{
+	const char *reason = no_wc(self);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	self->no_wc = true;
 	fail_each(_metadata, self, export, undo_export);
 }
 
@@ -286,6 +330,85 @@ static long touch_where_nothing_is(fixture_data *self)
 TEST_F(vfio_pci_dmabuf_fail_nth_test, page_fault)
 {
 	fail_each(_metadata, self, touch_where_nothing_is, undo_map);
+}
+
+TEST_F(vfio_pci_dmabuf_fail_nth_test, page_fault_wc)
+{
+	const char *reason = no_wc(self);
+
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	self->target.fd = export(self);
+	ASSERT_LE(0, self->target.fd);
+	self->target.offset = 0;
+	fail_each(_metadata, self, touch_where_nothing_is, undo_map);
+	ASSERT_EQ(0, close(self->target.fd));
+}
+
+/* A page of each type, which the kernel maps one after the other */
+static long read_bar(fixture_data *self)
+{
+	static char data[SZ_16K];
+	const u64 offset = self->device->bars[self->target.bar].info.offset;
+	size_t size = min_t(size_t, 3 * self->page_size, sizeof(data));
+	ssize_t ret = pread(self->device->fd, data, size, offset);
+
+	if (ret < 0)
+		return -errno;
+	/* As far as it has come */
+	return ret < size ? -ENOMEM : 0;
+}
+
+static void undo_nothing(fixture_data *self, long got)
+{
+}
+
+TEST_F(vfio_pci_dmabuf_fail_nth_test, read_wc)
+{
+	const char *reason = no_wc(self);
+	int fd;
+
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	fd = export(self);
+	ASSERT_LE(0, fd);
+	/* The memory that it is read into is there. */
+	ASSERT_EQ(0, read_bar(self));
+	fail_each(_metadata, self, read_bar, undo_nothing);
+	ASSERT_EQ(0, close(fd));
+}
+
+static int set_ioeventfd(fixture_data *self, int fd)
+{
+	struct vfio_device_ioeventfd ioeventfd = {
+		.argsz = sizeof(ioeventfd),
+		.flags = sizeof(u32),
+		.offset = self->device->bars[self->target.bar].info.offset +
+			  self->target.scratch.offset,
+		.fd = fd,
+	};
+
+	return ioctl(self->device->fd, VFIO_DEVICE_IOEVENTFD, &ioeventfd) ? -errno : 0;
+}
+
+static long add_ioeventfd(fixture_data *self)
+{
+	return set_ioeventfd(self, self->fd);
+}
+
+static void remove_ioeventfd(fixture_data *self, long got)
+{
+	VFIO_ASSERT_EQ(set_ioeventfd(self, -1), 0);
+}
+
+TEST_F(vfio_pci_dmabuf_fail_nth_test, ioeventfd)
+{
+	self->fd = eventfd(0, EFD_CLOEXEC);
+	ASSERT_LE(0, self->fd);
+	fail_each(_metadata, self, add_ioeventfd, remove_ioeventfd);
+	ASSERT_EQ(0, close(self->fd));
 }
 
 /* A DMABUF, and a mapping that is in use */

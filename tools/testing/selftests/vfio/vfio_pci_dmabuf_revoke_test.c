@@ -1072,10 +1072,10 @@ FIXTURE_SETUP(vfio_pci_dmabuf_revoke_huge_test)
 	reason = vfio_pci_no_dmabuf_revoke(self->device);
 	if (!reason)
 		reason = mmap_target_open_largest(&self->dmabuf, self->device, true);
+	if (!reason)
+		reason = no_huge_page(size);
 	if (reason)
 		SKIP(return, "%s", reason);
-	if (getpagesize() != SZ_4K || access("/sys/kernel/mm/transparent_hugepage", F_OK))
-		SKIP(return, "There are no huge pages, or not of the sizes that this test knows");
 	if (self->dmabuf.size < size)
 		SKIP(return, "The BAR is too small");
 

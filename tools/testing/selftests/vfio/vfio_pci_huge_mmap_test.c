@@ -38,8 +38,9 @@ static const char *huge_test_setup(struct huge_test *test, bool dmabuf)
 
 	test->device = vfio_pci_device_open(device_bdf, default_iommu_mode);
 
-	if (getpagesize() != SZ_4K || access("/sys/kernel/mm/transparent_hugepage", F_OK))
-		return "There are no huge pages, or not of the sizes that this test knows";
+	reason = no_huge_page(SZ_2M);
+	if (reason)
+		return reason;
 
 	reason = mmap_targets_open(targets, test->device, false);
 	if (reason)
@@ -58,6 +59,14 @@ static void huge_test_teardown(struct huge_test *test)
 {
 	mmap_target_close(&test->target);
 	vfio_pci_device_close(test->device);
+}
+
+/* Why nothing can be mapped by a page of 1 GiB, or NULL. */
+static const char *no_pud(const struct mmap_target *target)
+{
+	if (target->size < SZ_1G)
+		return "The BAR is too small";
+	return no_huge_page(SZ_1G);
 }
 
 /* Map with the address at offset behind a multiple of align. */
@@ -157,8 +166,8 @@ TEST_F(vfio_pci_huge_mmap_test, pud)
 	struct mmap_target *target = &self->test.target;
 	void *vaddr;
 
-	if (target->size < SZ_1G)
-		SKIP(return, "The BAR is too small");
+	if (no_pud(target))
+		SKIP(return, "%s", no_pud(target));
 
 	vaddr = map_aligned(target, 0, SZ_1G, SZ_1G, 0);
 	expect_one_entry(_metadata, vaddr, SZ_1G);
@@ -263,8 +272,8 @@ TEST_F(vfio_pci_huge_mmap_test, partial_munmap_of_pud)
 	struct mmap_target *target = &self->test.target;
 	void *vaddr;
 
-	if (target->size < SZ_1G)
-		SKIP(return, "The BAR is too small");
+	if (no_pud(target))
+		SKIP(return, "%s", no_pud(target));
 
 	tag_pages(_metadata, &self->test);
 
@@ -298,8 +307,8 @@ static void move_pud(struct __test_metadata *_metadata, struct huge_test *test, 
 {
 	void *old, *new;
 
-	if (test->target.size < SZ_1G)
-		SKIP(return, "The BAR is too small");
+	if (no_pud(&test->target))
+		SKIP(return, "%s", no_pud(&test->target));
 
 	tag_pages(_metadata, test);
 
@@ -344,8 +353,8 @@ TEST_F(vfio_pci_huge_mmap_test, statistics_do_not_split)
 	size_t i;
 	int fd;
 
-	if (target->size < SZ_1G)
-		SKIP(return, "The BAR has less than 1 GiB");
+	if (no_pud(target))
+		SKIP(return, "%s", no_pud(target));
 
 	vaddr = map_aligned(target, 0, SZ_1G, SZ_1G, 0);
 	expect_one_entry(_metadata, vaddr, SZ_1G);
@@ -526,7 +535,7 @@ TEST_F(vfio_pci_huge_mmap_test, mremap_during_disable)
 TEST_F(vfio_pci_huge_mmap_test, memory_state)
 {
 	struct mmap_target *target = &self->test.target;
-	size_t size = target->size < SZ_1G ? SZ_2M : SZ_1G;
+	size_t size = no_pud(target) ? SZ_2M : SZ_1G;
 	void *vaddr = map_aligned(target, 0, size, size, 0);
 
 	expect_one_entry(_metadata, vaddr, size);

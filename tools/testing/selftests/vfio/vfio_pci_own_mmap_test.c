@@ -384,6 +384,33 @@ TEST_F(vfio_pci_own_mmap_test, dmabuf_cannot_be_mapped)
 	}
 }
 
+/* Nor what type of memory it is for others. */
+TEST_F(vfio_pci_own_mmap_test, dmabuf_write_combined)
+{
+	struct own_mmap_test *test = &self->test;
+	const char *reason = no_export(test);
+	char *types = memory_type_list(), *after;
+	struct mapping *mapping;
+
+	if (!reason)
+		reason = vfio_pci_no_dmabuf_attr(test->device);
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	for (mapping = test->mappings; mapping->vaddr; mapping++) {
+		if (!can_export(test, mapping))
+			continue;
+		ASSERT_EQ(-EOPNOTSUPP, __vfio_pci_dmabuf_export_wc(test->device,
+								   mapping->target.bar, 0,
+								   test->page_size));
+		ASSERT_TRUE(is_there(mapping, 0xbadca5e));
+	}
+	after = memory_type_list();
+	ASSERT_STREQ(types, after);
+	free(after);
+	free(types);
+}
+
 /* iommufd asks for the addresses, and not for a scatterlist. */
 TEST_F(vfio_pci_own_mmap_test, dmabuf_for_iommufd)
 {
@@ -473,6 +500,8 @@ TEST_F(vfio_pci_own_mmap_test, no_dmabuf)
 	device_open(test);
 
 	ASSERT_NE(NULL, vfio_pci_no_dmabuf(test->device));
+	ASSERT_EQ(-EOPNOTSUPP, __vfio_pci_dmabuf_export_wc(test->device, mapping->target.bar, 0,
+							   test->page_size));
 	ASSERT_EQ(-EOPNOTSUPP, __vfio_pci_dmabuf_revoke(test->device, fd));
 	ASSERT_EQ(-EOPNOTSUPP, __vfio_pci_dmabuf_revoke(test->device, -1));
 	ASSERT_EQ(0, close(fd));

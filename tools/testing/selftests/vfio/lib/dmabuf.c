@@ -12,8 +12,9 @@
 
 #include <libvfio.h>
 
-int __vfio_pci_dmabuf_export(struct vfio_pci_device *device, int bar, u32 open_flags,
-			     const struct vfio_region_dma_range *ranges, u32 nr_ranges)
+int __vfio_pci_dmabuf_export_flags(struct vfio_pci_device *device, int bar, u32 open_flags,
+				   u32 flags, const struct vfio_region_dma_range *ranges,
+				   u32 nr_ranges)
 {
 	const size_t ranges_size = nr_ranges * sizeof(*ranges);
 	struct vfio_device_feature_dma_buf *dma_buf;
@@ -29,6 +30,7 @@ int __vfio_pci_dmabuf_export(struct vfio_pci_device *device, int bar, u32 open_f
 	dma_buf = (void *)feature->data;
 	dma_buf->region_index = bar;
 	dma_buf->open_flags = open_flags;
+	dma_buf->flags = flags;
 	dma_buf->nr_ranges = nr_ranges;
 	memcpy(dma_buf->dma_ranges, ranges, ranges_size);
 
@@ -38,6 +40,14 @@ int __vfio_pci_dmabuf_export(struct vfio_pci_device *device, int bar, u32 open_f
 	free(feature);
 
 	return ret;
+}
+
+int __vfio_pci_dmabuf_export(struct vfio_pci_device *device, int bar, u32 open_flags,
+			     const struct vfio_region_dma_range *ranges, u32 nr_ranges)
+{
+	return __vfio_pci_dmabuf_export_flags(device, bar, open_flags,
+					      VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_UC,
+					      ranges, nr_ranges);
 }
 
 int vfio_pci_dmabuf_export(struct vfio_pci_device *device, int bar, u32 open_flags,
@@ -70,6 +80,28 @@ int vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, int bar,
 	};
 
 	return vfio_pci_dmabuf_export(device, bar, O_RDWR | O_CLOEXEC, &range, 1);
+}
+
+int __vfio_pci_dmabuf_export_wc(struct vfio_pci_device *device, int bar,
+				u64 offset, u64 length)
+{
+	struct vfio_region_dma_range range = {
+		.offset = offset,
+		.length = length,
+	};
+
+	return __vfio_pci_dmabuf_export_flags(device, bar, O_RDWR | O_CLOEXEC,
+					      VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC, &range, 1);
+}
+
+int vfio_pci_dmabuf_export_wc(struct vfio_pci_device *device, int bar,
+			      u64 offset, u64 length)
+{
+	int fd = __vfio_pci_dmabuf_export_wc(device, bar, offset, length);
+
+	VFIO_ASSERT_GE(fd, 0, "Failed to export %#lx of BAR%d at %#lx write-combining: %s\n",
+		       length, bar, offset, strerror(-fd));
+	return fd;
 }
 
 int __vfio_pci_dmabuf_revoke(struct vfio_pci_device *device, int dmabuf)
@@ -164,6 +196,44 @@ const char *vfio_pci_no_dmabuf_mmap(struct vfio_pci_device *device)
 			break;
 	}
 	return reason;
+}
+
+const char *vfio_pci_no_dmabuf_attr(struct vfio_pci_device *device)
+{
+	struct vfio_region_dma_range range = {
+		.length = getpagesize(),
+	};
+	const char *reason = vfio_pci_no_dmabuf(device);
+	int ret;
+
+	if (reason)
+		return reason;
+
+	/* Config space is no memory, so it is this that it fails for where it is known. */
+	ret = __vfio_pci_dmabuf_export_flags(device, VFIO_PCI_CONFIG_REGION_INDEX,
+					     O_RDWR | O_CLOEXEC,
+					     VFIO_DEVICE_FEATURE_DMA_BUF_ATTR_WC, &range, 1);
+	VFIO_ASSERT_TRUE(ret == -EINVAL || ret == -ENODEV, "%s\n", strerror(-ret));
+	return ret == -EINVAL ? "The kernel knows no memory attributes of DMABUFs" : NULL;
+}
+
+/*
+ * The PCI core maps a BAR write-combining for root under the same conditions: it is
+ * prefetchable, and the platform can do it.
+ */
+const char *vfio_pci_bar_no_dmabuf_wc(struct vfio_pci_device *device, int bar)
+{
+	const char *reason = vfio_pci_bar_no_dmabuf_mmap(device, bar);
+
+	if (!reason)
+		reason = vfio_pci_no_dmabuf_attr(device);
+	if (reason)
+		return reason;
+	if (!sysfs_bar_resource(device->bdf, bar).prefetchable)
+		return "The BAR is not prefetchable";
+	if (!sysfs_bar_has_wc(device->bdf, bar))
+		return "The platform has no write-combining";
+	return NULL;
 }
 
 const char *vfio_pci_no_dmabuf_revoke(struct vfio_pci_device *device)

@@ -114,7 +114,42 @@ u64 mmio_count_faults(const void *vaddr, size_t size, size_t step)
 	return minor_faults() - before;
 }
 
-ssize_t page_table_entry_size(const void *vaddr)
+const char *no_huge_page(size_t size)
+{
+	if (getpagesize() != SZ_4K || access("/sys/kernel/mm/transparent_hugepage", F_OK))
+		return "There are no huge pages, or not of the sizes that this test knows";
+#ifndef __x86_64__
+	/* Nothing else that these tests are for has ARCH_SUPPORTS_PUD_PFNMAP. */
+	if (size > SZ_2M)
+		return "No device's memory is mapped by pages of that size on this architecture";
+#endif
+	return NULL;
+}
+
+static bool has_flag(const char *line, const char *flag)
+{
+	const char *found = strstr(line, flag);
+
+	/* A word of its own, and not a part of another */
+	return found && found[-1] == ' ' && found[strlen(flag)] == ' ';
+}
+
+/*
+ * What PAT makes of these bits, with which Linux has the same order on all CPUs: the
+ * bit of the same name only says something where the type is none of these four.
+ */
+static enum cache_mode cache_mode(const char *line)
+{
+	bool pwt = has_flag(line, "PWT"), pcd = has_flag(line, "PCD");
+
+	if (has_flag(line, "PAT"))
+		return CACHE_OTHER;
+	if (pcd)
+		return pwt ? CACHE_UNCACHED : CACHE_UNCACHED_MINUS;
+	return pwt ? CACHE_WRITE_COMBINING : CACHE_WRITE_BACK;
+}
+
+int page_table_entry_read(const void *vaddr, struct page_table_entry *entry)
 {
 	/* With page table isolation the user has tables of their own. */
 	static const char * const paths[] = {
@@ -123,7 +158,6 @@ ssize_t page_table_entry_size(const void *vaddr)
 	};
 	char line[256], unit, level[8];
 	u64 start, end, size;
-	ssize_t ret = 0;
 	FILE *file = NULL;
 	int i;
 
@@ -132,6 +166,7 @@ ssize_t page_table_entry_size(const void *vaddr)
 	if (!file)
 		return -ENOENT;
 
+	*entry = (struct page_table_entry) {};
 	/* 0x00007f0000000000-0x00007f0000200000           2M     RW ...  pmd */
 	while (fgets(line, sizeof(line), file)) {
 		const char *last = strrchr(line, ' ');
@@ -143,19 +178,28 @@ ssize_t page_table_entry_size(const void *vaddr)
 
 		/* What is not mapped has no flags, so the level follows the size. */
 		if (!last || sscanf(last, " %7s", level) != 1 ||
-		    (!strstr(line, "RW") && !strstr(line, "ro")))
+		    (!has_flag(line, "RW") && !has_flag(line, "ro")))
 			break;
 		if (!strcmp(level, "pte"))
-			ret = getpagesize();
+			entry->size = getpagesize();
 		else if (!strcmp(level, "pmd"))
-			ret = SZ_2M;
+			entry->size = SZ_2M;
 		else if (!strcmp(level, "pud"))
-			ret = SZ_1G;
+			entry->size = SZ_1G;
+		entry->cache = cache_mode(line);
 		break;
 	}
 	fclose(file);
 
-	return ret;
+	return 0;
+}
+
+ssize_t page_table_entry_size(const void *vaddr)
+{
+	struct page_table_entry entry;
+	int ret = page_table_entry_read(vaddr, &entry);
+
+	return ret ?: entry.size;
 }
 
 bool proc_maps_line(const void *vaddr, char *line, size_t size)

@@ -18,11 +18,22 @@ int __vfio_pci_dmabuf_export(struct vfio_pci_device *device, int bar, u32 open_f
 int vfio_pci_dmabuf_export(struct vfio_pci_device *device, int bar, u32 open_flags,
 			   const struct vfio_region_dma_range *ranges, u32 nr_ranges);
 
+/* The same with flags, which are those of struct vfio_device_feature_dma_buf */
+int __vfio_pci_dmabuf_export_flags(struct vfio_pci_device *device, int bar, u32 open_flags,
+				   u32 flags, const struct vfio_region_dma_range *ranges,
+				   u32 nr_ranges);
+
 /* The same with a single range, which a process may read and write. */
 int __vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, int bar,
 				   u64 offset, u64 length);
 int vfio_pci_dmabuf_export_range(struct vfio_pci_device *device, int bar,
 				 u64 offset, u64 length);
+
+/* The same, and it is to be mapped write-combining. */
+int __vfio_pci_dmabuf_export_wc(struct vfio_pci_device *device, int bar,
+				u64 offset, u64 length);
+int vfio_pci_dmabuf_export_wc(struct vfio_pci_device *device, int bar,
+			      u64 offset, u64 length);
 
 /*
  * Take a DMABUF back for good. The variant without assertion returns a negative
@@ -42,6 +53,10 @@ const char *vfio_pci_no_dmabuf(struct vfio_pci_device *device);
 const char *vfio_pci_bar_no_dmabuf_mmap(struct vfio_pci_device *device, int bar);
 /* The same with any BAR */
 const char *vfio_pci_no_dmabuf_mmap(struct vfio_pci_device *device);
+/* Ask for the memory attribute of a DMABUF */
+const char *vfio_pci_no_dmabuf_attr(struct vfio_pci_device *device);
+/* Export this BAR as a DMABUF and let a process map that write-combining */
+const char *vfio_pci_bar_no_dmabuf_wc(struct vfio_pci_device *device, int bar);
 /* Revoke DMABUFs */
 const char *vfio_pci_no_dmabuf_revoke(struct vfio_pci_device *device);
 

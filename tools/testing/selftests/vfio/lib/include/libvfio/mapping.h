@@ -37,10 +37,32 @@ const void *mmio_sigbus_addr(void);
  */
 u64 mmio_count_faults(const void *vaddr, size_t size, size_t step);
 
-/*
- * How much memory the page table entry for an address maps, as the kernel's
- * dump of the page tables has it: 0 for no entry, -ENOENT without the dump.
+/* Why no page of that size can map a device's memory, or NULL. */
+const char *no_huge_page(size_t size);
+
+/**
+ * struct page_table_entry - The page table entry for an address
+ * @size: How much memory it maps, 0 if there is no entry
+ * @cache: How the CPU caches that memory
  */
+struct page_table_entry {
+	size_t size;
+	enum cache_mode {
+		CACHE_WRITE_BACK,
+		CACHE_WRITE_COMBINING,
+		CACHE_UNCACHED_MINUS,
+		CACHE_UNCACHED,
+		CACHE_OTHER,
+	} cache;
+};
+
+/*
+ * Look up an entry in the kernel's dump of the page tables of this process. Returns
+ * 0, or -ENOENT if there is no dump. It takes seconds on a kernel with KASAN.
+ */
+int page_table_entry_read(const void *vaddr, struct page_table_entry *entry);
+
+/* The size of that alone, or -ENOENT */
 ssize_t page_table_entry_size(const void *vaddr);
 
 /* Look up the line of /proc/self/maps that has an address. False if there is none. */
