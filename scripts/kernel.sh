@@ -67,7 +67,7 @@ fi
 with_progress "building the $flavour kernel" "$BUILD/log/kernel-${out##*/}.log" kmake "${image##*/}" modules
 kmake -s modules_install INSTALL_MOD_PATH="$out/root" > "$BUILD/log/modules-${out##*/}.log"
 if [ -d "$source/samples/vfio-dmabuf" ]; then
-	install -D -t "$out/root/usr/bin" "$out"/samples/vfio-dmabuf/vfio-dmabuf-{owner,client}
+	install -D -t "$out/root/usr/bin" "$out"/samples/vfio-dmabuf/vfio-dmabuf-*
 fi
 # The modules of the tests, where modprobe finds them
 test_modules=$source/tools/testing/selftests/vfio/test_modules
