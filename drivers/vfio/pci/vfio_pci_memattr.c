@@ -18,15 +18,16 @@
  * The ranges are in the tree for as long as they are reserved with PAT, which is what
  * x86 asks for the type whenever it maps a page. Both change together, under
  * attr_lock, and so does what the kernel maps by what they say: it would leave the
- * type of its mapping to those who map the page after it. Nobody waits with this lock
- * held for more than memory. But the last user of a write-combined buffer takes it as
- * well, be it a process of little priority.
+ * type of its mapping to those who map the page after it. This lock is held for as
+ * long as it takes to look at all buffers and to reserve all ranges of a new one, and
+ * the last user of a write-combined buffer takes it as well, be it a process of little
+ * priority.
  *
  * Uncached pages of a BAR that was split are not reserved, as PAT takes a page that it
- * does not know for uncached. Before that the mapping of the whole BAR makes them
- * uncached for the sysfs file resourceN_wc, too. After it root can get them
- * write-combined from there, and so for everybody, as it always could before the
- * device was opened.
+ * does not know for uncached. So what others map of such a BAR has the type of the
+ * first page in it that PAT knows, and gives that type to all of its pages for as long
+ * as it lives: root, by resourceN or resourceN_wc in sysfs or /dev/mem, and those
+ * quirks of the PCI core that map a BAR for a reset.
  */
 #include <linux/interval_tree.h>
 #include <linux/mm.h>
@@ -40,7 +41,7 @@
  * Of one device. PAT visits all that overlap with a new range, with a lock held that
  * every mapping of device memory needs.
  */
-#define VFIO_PCI_WC_RANGES_MAX	16384
+#define VFIO_PCI_WC_RANGES_MAX	8192
 
 /* Whether some memory is write-combined, by the buffer @of where that is not NULL */
 static bool vfio_pci_memattr_is_wc(struct vfio_pci_memory *memory,
@@ -79,7 +80,8 @@ static bool vfio_pci_ioeventfd_is_wc(struct vfio_pci_core_device *vdev,
  * @priv: A buffer that is uncached
  * @of: A buffer that is write-combined, or NULL for all of them
  *
- * Return: Whether @priv must not be mapped, as far as @of is concerned.
+ * Return: Whether @priv must not be mapped, as far as @of is concerned. Also true for
+ * a caller that was killed.
  */
 bool vfio_pci_memattr_overlaps(struct vfio_pci_memory *memory,
 			       const struct vfio_pci_dma_buf *priv,
@@ -90,7 +92,8 @@ bool vfio_pci_memattr_overlaps(struct vfio_pci_memory *memory,
 	for (i = 0; i < priv->nr_ranges; i++) {
 		const struct phys_vec *range = &priv->phys_vec[i];
 
-		if (vfio_pci_memattr_is_wc(memory, range->paddr, range->len, of))
+		if (vfio_pci_memattr_is_wc(memory, range->paddr, range->len, of) ||
+		    fatal_signal_pending(current))
 			return true;
 		cond_resched();
 	}

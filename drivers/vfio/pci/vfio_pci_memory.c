@@ -40,11 +40,15 @@ static void vfio_pci_memory_init(struct vfio_pci_memory *memory,
 	INIT_LIST_HEAD(&memory->buffers[1]);
 	mutex_init(&memory->attr_lock);
 	memory->wc_ranges = RB_ROOT_CACHED;
+	memory->nr_wc_ranges = 0;
 }
 
 static void vfio_pci_memory_free(struct kref *kref)
 {
-	kfree(container_of(kref, struct vfio_pci_memory, kref));
+	struct vfio_pci_memory *memory = container_of(kref, struct vfio_pci_memory, kref);
+
+	mutex_destroy(&memory->attr_lock);
+	kfree(memory);
 }
 
 void vfio_pci_dma_buf_put(struct vfio_pci_dma_buf *priv)
@@ -90,10 +94,9 @@ struct vfio_pci_dma_buf *vfio_pci_memory_next(struct vfio_pci_memory *memory,
  * @vdev: The device, open
  * @priv: The buffer, whose DMABUF nobody else knows yet
  *
- * From here on the state of @vdev's memory is the
- * one of the buffer, until it is revoked, so this needs no memory_lock: a walk
- * that is under way has changed the state before it began, and nobody has mapped
- * this buffer under the old one.
+ * From here on the state of @vdev's memory is the one of the buffer, until it is
+ * revoked, so this needs no memory_lock: a walk that is under way has changed the
+ * state before it began, and nobody has mapped this buffer under the old one.
  *
  * If this fails the caller is to drop the DMABUF. If it does not, nothing may fail
  * any more.
@@ -115,7 +118,12 @@ int vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
 		    likely(RB_EMPTY_ROOT(&memory->wc_ranges.rb_root)))
 			return 0;
 	}
-	return vfio_pci_memattr_overlaps(memory, priv, NULL) ? -EBUSY : 0;
+	if (!vfio_pci_memattr_overlaps(memory, priv, NULL))
+		return 0;
+
+	/* It is in nobody's way until it is released. */
+	vfio_pci_memattr_release(memory, priv);
+	return -EBUSY;
 }
 
 /**
@@ -431,5 +439,7 @@ void __init vfio_pci_memory_lockdep(void)
 	up_read(&priv->lock);
 
 	dma_resv_fini(&resv);
+	mutex_destroy(&memory.attr_lock);
+	mutex_destroy(&vdev->ioeventfds_lock);
 }
 #endif

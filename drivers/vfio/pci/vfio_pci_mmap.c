@@ -179,7 +179,8 @@ int vfio_pci_dma_buf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
  * The VMA's file becomes the DMABUF's, which holds the device's file. mmap_lock
  * is held, so memory_lock must not be taken.
  *
- * Return: 0, -EBUSY if a page of it is write-combined, or another error, with @vma as it was.
+ * Return: 0, -EBUSY if a page of it is write-combined, or another error, with @vma
+ * as it was.
  */
 int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 		      struct vm_area_struct *vma, unsigned int bar,

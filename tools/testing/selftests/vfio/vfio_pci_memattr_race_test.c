@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <sys/eventfd.h>
@@ -280,12 +281,23 @@ static void try_read(struct racer *racer)
 	free(data);
 }
 
+static u64 now_usec(void)
+{
+	struct timespec ts;
+
+	VFIO_ASSERT_EQ(clock_gettime(CLOCK_MONOTONIC, &ts), 0);
+	return ts.tv_sec * 1000000UL + ts.tv_nsec / 1000;
+}
+
 static void *racer(void *arg)
 {
 	struct racer *racer = arg;
 	struct race *race = racer->race;
+	u64 start, wins;
 
 	while (!READ_ONCE(race->stop)) {
+		start = now_usec();
+		wins = racer->wins;
 		switch (racer->type) {
 		case BAR:
 			try_bar(racer);
@@ -306,8 +318,11 @@ static void *racer(void *arg)
 			break;
 		}
 		WRITE_ONCE(racer->rounds, racer->rounds + 1);
-		/* Not always the same one */
-		sched_yield();
+		/* Who had it leaves it to others for as long, or they might never get it. */
+		if (racer->wins != wins)
+			usleep(now_usec() - start);
+		else
+			sched_yield();
 	}
 	return NULL;
 }
@@ -347,7 +362,7 @@ FIXTURE_TEARDOWN(vfio_pci_memattr_race_test)
 	memattr_close(&self->test);
 }
 
-/* So many rounds of each of them, and until each has had it */
+/* So many rounds of each of them, and until each has had it in every tenth */
 static void wait_for_rounds(struct race *race, u64 rounds)
 {
 	int i;
@@ -356,7 +371,7 @@ static void wait_for_rounds(struct race *race, u64 rounds)
 		struct racer *racer = &race->racers[i];
 
 		while (racer->running && (READ_ONCE(racer->rounds) < rounds ||
-					  !READ_ONCE(racer->wins)))
+					  READ_ONCE(racer->wins) < (rounds + 9) / 10))
 			usleep(1000);
 	}
 }

@@ -32,7 +32,7 @@
 #define MANY_RANGES	4096
 
 /* How many of a device may be write-combined at a time */
-#define MAX_WC_RANGES	16384
+#define MAX_WC_RANGES	8192
 
 static const char *device_bdf;
 
