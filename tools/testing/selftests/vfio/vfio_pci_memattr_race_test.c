@@ -44,6 +44,9 @@
 #define READ_FIRST	3
 #define READ_NR		10
 
+/* How long somebody waits who did not get it */
+#define LOSER_USEC	100
+
 static const char *device_bdf;
 
 static int race_rounds(void)
@@ -318,11 +321,11 @@ static void *racer(void *arg)
 			break;
 		}
 		WRITE_ONCE(racer->rounds, racer->rounds + 1);
-		/* Who had it leaves it to others for as long, or they might never get it. */
-		if (racer->wins != wins)
-			usleep(now_usec() - start);
-		else
-			sched_yield();
+		/*
+		 * Who had it leaves it to others for as long, or they might never get it;
+		 * and who did not does not keep them from the locks.
+		 */
+		usleep(racer->wins != wins ? now_usec() - start : LOSER_USEC);
 	}
 	return NULL;
 }

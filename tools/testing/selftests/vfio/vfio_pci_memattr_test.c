@@ -903,22 +903,11 @@ TEST_F(vfio_pci_memattr_test, unaligned_access)
 	if (!test->scratch.ram)
 		SKIP(return, "The BAR is no RAM");
 
-	fd = memattr_export_uc(test, 0, page);
-	ASSERT_LE(0, fd);
-	uncached = memattr_map(fd, 0, page);
-	ASSERT_TRUE(mmio_try_write(uncached, 0x44332211));
-	ASSERT_TRUE(mmio_try_write(uncached + 4, 0x88776655));
-	ASSERT_FALSE(mmio_try_read(uncached + 1, &value));
-	ASSERT_EQ(uncached + 1, mmio_sigbus_addr());
-	ASSERT_FALSE(mmio_try_write(uncached + 1, 0));
-	ASSERT_TRUE(mmio_try_read(uncached, &value));
-	ASSERT_EQ(0x44332211, value);
-	ASSERT_EQ(0, munmap(uncached, page));
-	ASSERT_EQ(0, close(fd));
-
 	fd = memattr_export_wc(test, 0, page);
 	ASSERT_LE(0, fd);
 	vaddr = memattr_map(fd, 0, page);
+	ASSERT_TRUE(mmio_try_write(vaddr, 0x44332211));
+	ASSERT_TRUE(mmio_try_write(vaddr + 4, 0x88776655));
 	ASSERT_TRUE(mmio_try_read(vaddr + 1, &value));
 	ASSERT_EQ(0x55443322, value);
 	ASSERT_TRUE(mmio_try_write(vaddr + 3, 0xddccbbaa));
@@ -928,6 +917,21 @@ TEST_F(vfio_pci_memattr_test, unaligned_access)
 	ASSERT_TRUE(mmio_try_read(vaddr + 4, &value));
 	ASSERT_EQ(0x88ddccbb, value);
 	ASSERT_EQ(0, munmap(vaddr, page));
+	ASSERT_EQ(0, close(fd));
+
+	fd = memattr_export_uc(test, 0, page);
+	ASSERT_LE(0, fd);
+	uncached = memattr_map(fd, 0, page);
+	ASSERT_TRUE(mmio_try_read(uncached, &value));
+	ASSERT_EQ(0xaa332211, value);
+	/* Not every emulator is that strict. */
+	if (mmio_try_read(uncached + 1, &value))
+		SKIP(return, "This CPU accesses device memory at any address");
+	ASSERT_EQ(uncached + 1, mmio_sigbus_addr());
+	ASSERT_FALSE(mmio_try_write(uncached + 1, 0));
+	ASSERT_TRUE(mmio_try_read(uncached, &value));
+	ASSERT_EQ(0xaa332211, value);
+	ASSERT_EQ(0, munmap(uncached, page));
 	ASSERT_EQ(0, close(fd));
 }
 
@@ -966,8 +970,9 @@ FIXTURE_SETUP(vfio_pci_memattr_map_test)
 
 	if (reason)
 		SKIP(return, "%s", reason);
-	if (test->page_size != SZ_4K || access("/sys/kernel/mm/transparent_hugepage", F_OK))
-		SKIP(return, "There are no huge pages, or not of the sizes that this test knows");
+	reason = no_huge_page(variant->size);
+	if (reason)
+		SKIP(return, "%s", reason);
 	if (test->size < variant->size)
 		SKIP(return, "The BAR is too small");
 
