@@ -35,7 +35,7 @@ usage: boot.sh [option...] FLAVOUR [-- QEMU-ARGUMENT...]
   --parallel           with TCG, too, CPUs that run at once, as a race needs them.
                        Without it they take turns: see qemu.sh
 
-Devices: edu ivshmem bochs nvme igb e1000e
+Devices: edu ivshmem bochs nvme igb e1000e cmb
 END
 }
 
@@ -124,9 +124,11 @@ bochs	1234:1111	bochs-display,vgamem=64M
 nvme	1b36:0010	nvme,serial=lab,drive=disk
 igb	8086:10c9	igb,romfile=
 e1000e	8086:10d3	e1000e,romfile=
+cmb	1b36:0010	nvme,serial=cmb,drive=disk2,cmb_size_mb=64
 '
 qemu_args=(-object "memory-backend-ram,id=bar,size=1G,share=on"
-	-drive "if=none,id=disk,format=raw,file.driver=null-co,file.size=64M,file.read-zeroes=on")
+	-drive "if=none,id=disk,format=raw,file.driver=null-co,file.size=64M,file.read-zeroes=on"
+	-drive "if=none,id=disk2,format=raw,file.driver=null-co,file.size=64M,file.read-zeroes=on")
 
 mkdir -p "$out"
 rm -f "$out"/{console.log,ktap.log,qemu.log,run.json,summary.json,gcov.cpio.gz}

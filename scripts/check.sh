@@ -33,6 +33,7 @@ boot-stock	verdict	kernel-stock,tests	scripts/boot.sh --icount stock
 kernel-arm64	exit	kernel-fast		scripts/kernel.sh arm64
 tests-arm64	exit	tests			scripts/selftests.sh --for arm64
 boot-arm64	verdict	kernel-arm64,tests-arm64	scripts/boot.sh --icount arm64
+boot-unaligned	verdict	kernel-arm64,tests-arm64	scripts/boot.sh --parallel --plan scripts/plans/unaligned --expected scripts/expected/unaligned arm64
 boot-igb	verdict	kernel-fast,tests	scripts/boot.sh --plan scripts/plans/igb --expected scripts/expected/igb fast
 boot-nopat	verdict	kernel-fast,tests	scripts/boot.sh --icount --append nopat --plan scripts/plans/nopat --expected scripts/expected/nopat fast
 boot-races	verdict	kernel-debug,tests	scripts/boot.sh --parallel --env VFIO_SELFTESTS_RACE_ROUNDS=30 --plan scripts/plans/races --expected scripts/expected/races debug
