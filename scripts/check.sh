@@ -36,7 +36,7 @@ boot-arm64	verdict	kernel-arm64,tests-arm64	scripts/boot.sh --icount arm64
 boot-unaligned	verdict	kernel-arm64,tests-arm64	scripts/boot.sh --parallel --plan scripts/plans/unaligned --expected scripts/expected/unaligned arm64
 boot-igb	verdict	kernel-fast,tests	scripts/boot.sh --plan scripts/plans/igb --expected scripts/expected/igb fast
 boot-nopat	verdict	kernel-fast,tests	scripts/boot.sh --icount --append nopat --plan scripts/plans/nopat --expected scripts/expected/nopat fast
-boot-races	verdict	kernel-debug,tests	scripts/boot.sh --parallel --env VFIO_SELFTESTS_RACE_ROUNDS=30 --plan scripts/plans/races --expected scripts/expected/races debug
+boot-races	verdict	kernel-debug,tests	scripts/boot.sh --parallel --env VFIO_SELFTESTS_RACE_ROUNDS=12 --plan scripts/plans/races --expected scripts/expected/races debug
 boot-debug-1	verdict	kernel-debug,tests	scripts/boot.sh --shard 1/2 debug
 boot-debug-2	verdict	kernel-debug,tests	scripts/boot.sh --shard 2/2 debug
 commits		tap	kernel-stock		scripts/check-commits.sh
