@@ -5,6 +5,7 @@
 #include <linux/atomic.h>
 #include <linux/completion.h>
 #include <linux/dma-buf.h>
+#include <linux/interval_tree.h>
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
@@ -138,10 +139,6 @@ struct vfio_pci_memory {
  * @can_mmap: Whether an exported buffer can be mapped by the CPU.
  * @write_combine: Whether the CPU maps it write-combined, and not uncached.
  * @zapped: Set when it was revoked for good, and no CPU has it mapped any more.
- * @wc_ranges: If it is @write_combine, the entries for the tree of that name
- * @nr_wc_ranges: How many of them are in the tree, from the first on. Guarded by
- *	vfio_pci_memory.attr_lock, as is
- * @nr_tracked: how many of these ranges are reserved, from the first on.
  * @nr_ranges: Number of entries in @phys_vec and in @range_end.
  * @range_end: The offset in the buffer behind each range, in pages.
  * @phys_vec: Physical ranges, in the order of their offsets in the buffer.
@@ -169,13 +166,31 @@ struct vfio_pci_dma_buf {
 	bool can_mmap;
 	bool write_combine;
 	bool zapped;
-	struct interval_tree_node *wc_ranges;
-	u32 nr_wc_ranges;
-	u32 nr_tracked;
 	u32 nr_ranges;
 	unsigned long *range_end;
 	struct phys_vec phys_vec[] __counted_by(nr_ranges);
 };
+
+/**
+ * struct vfio_pci_wc - What a write-combined buffer has behind its @range_end
+ *
+ * @nr_ranges: How many of @ranges are in the tree, from the first on. Guarded by
+ *	vfio_pci_memory.attr_lock, as is
+ * @nr_tracked: how many of these ranges are reserved, from the first on.
+ * @ranges: Entries for vfio_pci_memory.wc_ranges, one for each range of the buffer
+ */
+struct vfio_pci_wc {
+	u32 nr_ranges;
+	u32 nr_tracked;
+	struct interval_tree_node ranges[];
+};
+
+/* Only if it is write_combine */
+static inline struct vfio_pci_wc *
+vfio_pci_dma_buf_wc(const struct vfio_pci_dma_buf *priv)
+{
+	return (void *)(priv->range_end + priv->nr_ranges);
+}
 
 /**
  * vfio_pci_dma_buf_state() - Can the memory of a buffer be reached right now?
@@ -264,8 +279,8 @@ int vfio_pci_memattr_iomap_ioeventfd(struct vfio_pci_core_device *vdev,
 void __iomem *vfio_pci_memattr_iomap_page(struct vfio_pci_core_device *vdev,
 					  int bar, unsigned long offset);
 
-struct vfio_pci_dma_buf *vfio_pci_dma_buf_alloc(u32 nr_ranges);
-void vfio_pci_dma_buf_free(struct vfio_pci_dma_buf *priv);
+struct vfio_pci_dma_buf *vfio_pci_dma_buf_alloc(u32 nr_ranges,
+						bool write_combine);
 void vfio_pci_dma_buf_init_ranges(struct vfio_pci_dma_buf *priv);
 int vfio_pci_dma_buf_create(struct vfio_pci_dma_buf *priv,
 			    const struct dma_buf_ops *ops, size_t size,

@@ -50,13 +50,14 @@ static bool vfio_pci_memattr_is_wc(struct vfio_pci_memory *memory,
 {
 	const unsigned long start = PHYS_PFN(paddr);
 	const unsigned long last = PHYS_PFN(paddr + len - 1);
+	struct vfio_pci_wc *wc = of ? vfio_pci_dma_buf_wc(of) : NULL;
 	struct interval_tree_node *node;
 
 	guard(spinlock)(&memory->lock);
 	for (node = interval_tree_iter_first(&memory->wc_ranges, start, last);
 	     node; node = interval_tree_iter_next(node, start, last)) {
-		if (!of || (node >= of->wc_ranges &&
-			    node < of->wc_ranges + of->nr_ranges))
+		if (!wc || (node >= wc->ranges &&
+			    node < wc->ranges + of->nr_ranges))
 			return true;
 	}
 	return false;
@@ -209,11 +210,12 @@ static int vfio_pci_memattr_find_uncached(struct vfio_pci_core_device *vdev,
 /* Reserve the ranges with whatever decides about the type of their pages. */
 static int vfio_pci_memattr_track(struct vfio_pci_dma_buf *priv)
 {
-	const pgprot_t wc = pgprot_writecombine(PAGE_KERNEL);
+	const pgprot_t write_combined = pgprot_writecombine(PAGE_KERNEL);
+	struct vfio_pci_wc *wc = vfio_pci_dma_buf_wc(priv);
 
-	while (priv->nr_tracked < priv->nr_ranges) {
-		struct phys_vec *range = &priv->phys_vec[priv->nr_tracked];
-		pgprot_t prot = wc;
+	while (wc->nr_tracked < priv->nr_ranges) {
+		struct phys_vec *range = &priv->phys_vec[wc->nr_tracked];
+		pgprot_t prot = write_combined;
 		int ret;
 
 		ret = pfnmap_track(PHYS_PFN(range->paddr), range->len, &prot);
@@ -221,11 +223,11 @@ static int vfio_pci_memattr_track(struct vfio_pci_dma_buf *priv)
 			return ret == -ENOMEM ? ret : -EBUSY;
 
 		/* Somebody has it with another type, which is the one that counts. */
-		if (pgprot_val(prot) != pgprot_val(wc)) {
+		if (pgprot_val(prot) != pgprot_val(write_combined)) {
 			pfnmap_untrack(PHYS_PFN(range->paddr), range->len);
 			return -EBUSY;
 		}
-		priv->nr_tracked++;
+		wc->nr_tracked++;
 
 		if (fatal_signal_pending(current))
 			return -EINTR;
@@ -238,21 +240,22 @@ static int vfio_pci_memattr_track(struct vfio_pci_dma_buf *priv)
 static bool vfio_pci_memattr_unclaim(struct vfio_pci_memory *memory,
 				     struct vfio_pci_dma_buf *priv)
 {
+	struct vfio_pci_wc *wc = vfio_pci_dma_buf_wc(priv);
+
 	lockdep_assert_held(&memory->attr_lock);
 
-	if (!priv->nr_wc_ranges)
+	if (!wc->nr_ranges)
 		return false;
 
-	priv->nr_wc_ranges--;
+	wc->nr_ranges--;
 	memory->nr_wc_ranges--;
-	if (priv->nr_tracked > priv->nr_wc_ranges) {
-		struct phys_vec *range = &priv->phys_vec[--priv->nr_tracked];
+	if (wc->nr_tracked > wc->nr_ranges) {
+		struct phys_vec *range = &priv->phys_vec[--wc->nr_tracked];
 
 		pfnmap_untrack(PHYS_PFN(range->paddr), range->len);
 	}
 	guard(spinlock)(&memory->lock);
-	interval_tree_remove(&priv->wc_ranges[priv->nr_wc_ranges],
-			     &memory->wc_ranges);
+	interval_tree_remove(&wc->ranges[wc->nr_ranges], &memory->wc_ranges);
 	return true;
 }
 
@@ -260,6 +263,7 @@ static bool vfio_pci_memattr_unclaim(struct vfio_pci_memory *memory,
 static int vfio_pci_memattr_claim(struct vfio_pci_core_device *vdev,
 				  struct vfio_pci_dma_buf *priv)
 {
+	struct vfio_pci_wc *wc = vfio_pci_dma_buf_wc(priv);
 	struct vfio_pci_memory *memory = vdev->memory;
 
 	lockdep_assert_held(&vdev->ioeventfds_lock);
@@ -268,11 +272,11 @@ static int vfio_pci_memattr_claim(struct vfio_pci_core_device *vdev,
 	if (priv->nr_ranges > VFIO_PCI_WC_RANGES_MAX - memory->nr_wc_ranges)
 		return -ENOSPC;
 
-	while (priv->nr_wc_ranges < priv->nr_ranges) {
-		struct phys_vec *range = &priv->phys_vec[priv->nr_wc_ranges];
+	while (wc->nr_ranges < priv->nr_ranges) {
+		struct phys_vec *range = &priv->phys_vec[wc->nr_ranges];
 		struct interval_tree_node *node;
 
-		node = &priv->wc_ranges[priv->nr_wc_ranges++];
+		node = &wc->ranges[wc->nr_ranges++];
 		memory->nr_wc_ranges++;
 		node->start = PHYS_PFN(range->paddr);
 		node->last = node->start + PFN_DOWN(range->len) - 1;
@@ -286,7 +290,7 @@ static int vfio_pci_memattr_claim(struct vfio_pci_core_device *vdev,
 /**
  * vfio_pci_memattr_write_combine() - Make a buffer write-combined
  * @vdev: The device, open
- * @priv: The buffer, with its ranges, of which nobody knows yet
+ * @priv: The buffer, allocated for that, with its ranges, of which nobody knows yet
  * @bar: The BAR that it is of
  *
  * Return: 0, -EOPNOTSUPP if this memory can never be write-combined, -EBUSY if
@@ -310,12 +314,6 @@ int vfio_pci_memattr_write_combine(struct vfio_pci_core_device *vdev,
 	/* In other memory a CPU may not read ahead, nor combine what it writes. */
 	if (!(pci_resource_flags(vdev->pdev, bar) & IORESOURCE_PREFETCH))
 		return -EOPNOTSUPP;
-
-	priv->wc_ranges = kvzalloc_objs(*priv->wc_ranges, priv->nr_ranges,
-					GFP_KERNEL_ACCOUNT);
-	if (!priv->wc_ranges)
-		return -ENOMEM;
-	priv->write_combine = true;
 
 	for (;;) {
 		/* The mapping of the BAR as a whole is uncached, too. */

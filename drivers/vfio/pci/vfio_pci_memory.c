@@ -112,10 +112,12 @@ int vfio_pci_memory_add(struct vfio_pci_core_device *vdev,
 	priv->memory = memory;
 	priv->source = memory;
 	scoped_guard(spinlock, &memory->lock) {
-		list_add(&priv->memory_elm,
-			 &memory->buffers[priv->write_combine]);
-		if (priv->write_combine ||
-		    likely(RB_EMPTY_ROOT(&memory->wc_ranges.rb_root)))
+		if (unlikely(priv->write_combine)) {
+			list_add(&priv->memory_elm, &memory->buffers[1]);
+			return 0;
+		}
+		list_add(&priv->memory_elm, &memory->buffers[0]);
+		if (likely(RB_EMPTY_ROOT(&memory->wc_ranges.rb_root)))
 			return 0;
 	}
 	if (!vfio_pci_memattr_overlaps(memory, priv, NULL))
@@ -392,7 +394,7 @@ void vfio_pci_init_locks(struct vfio_pci_core_device *vdev)
 void __init vfio_pci_memory_lockdep(void)
 {
 	struct vfio_pci_core_device *vdev __free(kfree) = kzalloc_obj(*vdev);
-	struct vfio_pci_dma_buf *priv __free(kvfree) = vfio_pci_dma_buf_alloc(1);
+	struct vfio_pci_dma_buf *priv __free(kvfree) = vfio_pci_dma_buf_alloc(1, false);
 	struct vfio_pci_memory memory;
 	struct address_space mapping;
 	struct dma_resv resv;

@@ -190,7 +190,7 @@ int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 	struct vfio_pci_dma_buf *priv;
 	int ret;
 
-	priv = vfio_pci_dma_buf_alloc(1);
+	priv = vfio_pci_dma_buf_alloc(1, false);
 	if (!priv)
 		return -ENOMEM;
 
@@ -202,7 +202,7 @@ int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 	ret = vfio_pci_dma_buf_create(priv, &vfio_pci_bar_dmabuf_ops, size,
 				      vdev->bar_name[bar], O_RDWR);
 	if (ret) {
-		vfio_pci_dma_buf_free(priv);
+		kvfree(priv);
 		return ret;
 	}
 	ret = vfio_pci_memory_add(vdev, priv);

@@ -15,7 +15,7 @@
 /* Somewhere that is aligned for every order */
 #define BASE		((phys_addr_t)SZ_1G)
 
-KUNIT_DEFINE_ACTION_WRAPPER(free_buf, vfio_pci_dma_buf_free, struct vfio_pci_dma_buf *);
+KUNIT_DEFINE_ACTION_WRAPPER(free_buf, kvfree, const void *);
 
 struct ranges {
 	struct vfio_pci_dma_buf *buf;
@@ -49,7 +49,7 @@ static void prepare(struct kunit *test, struct ranges *r)
 	KUNIT_ASSERT_NOT_NULL(test, merged);
 	memcpy(merged, r->asked, r->nr_asked * sizeof(*merged));
 	nr = vfio_pci_merge_ranges(merged, r->nr_asked);
-	r->buf = vfio_pci_dma_buf_alloc(nr);
+	r->buf = vfio_pci_dma_buf_alloc(nr, false);
 	KUNIT_ASSERT_NOT_NULL(test, r->buf);
 	KUNIT_ASSERT_EQ(test, 0, kunit_add_action_or_reset(test, free_buf, r->buf));
 	KUNIT_ASSERT_EQ(test, 0, vfio_pci_core_fill_phys_vec(r->buf->phys_vec, merged, nr,
