@@ -190,11 +190,12 @@ static int vfio_pci_memattr_find_uncached(struct vfio_pci_core_device *vdev,
 	}
 
 	vfio_pci_memory_for_each(other, memory) {
+		/* Pairs with the release in vfio_pci_memattr_release(). */
+		bool zapped = smp_load_acquire(&other->zapped);
+
 		if (fatal_signal_pending(current))
 			ret = -EINTR;
-		/* Pairs with the release in vfio_pci_memattr_release(). */
-		else if (!other->write_combine &&
-			 !smp_load_acquire(&other->zapped) &&
+		else if (!other->write_combine && !zapped &&
 			 vfio_pci_memattr_overlaps(memory, other, priv))
 			ret = -EBUSY;
 
