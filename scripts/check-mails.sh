@@ -60,10 +60,11 @@ for mail in "$BUILD"/series/*.patch; do
 	# The sign-off is the submitter's own: git am -s.  FILE_PATH_CHANGES asks
 	# whether MAINTAINERS covers a new file: that is looked up below.  Each
 	# macro that is a loop uses its arguments more than once, and variants of
-	# kselftests are declared by macros.
+	# kselftests are declared by macros.  A trace event has a style of its own.
 	rc=0
-	(cd "$TREE" && scripts/checkpatch.pl --strict --no-summary \
-		--ignore MISSING_SIGN_OFF,NO_AUTHOR_SIGN_OFF,FILE_PATH_CHANGES,MACRO_ARG_REUSE,COMPLEX_MACRO "$mail") \
+	ignore=MISSING_SIGN_OFF,NO_AUTHOR_SIGN_OFF,FILE_PATH_CHANGES,MACRO_ARG_REUSE,COMPLEX_MACRO
+	! grep -q '^+TRACE_EVENT(' "$mail" || ignore+=,OPEN_ENDED_LINE,PARENTHESIS_ALIGNMENT
+	(cd "$TREE" && scripts/checkpatch.pl --strict --no-summary --ignore "$ignore" "$mail") \
 		> "$log/checkpatch" 2>&1 || rc=1
 	verdict "$rc" "checkpatch --strict: $name" "$log/checkpatch"
 

@@ -81,6 +81,7 @@ enum vfio_pci_memory_state {
  * @state: Written under memory_lock. A buffer's lock, held for reading, keeps
  *	what it allows from being taken back.
  * @pdev: The device. Valid under a buffer's lock until @state is REVOKED.
+ * @name: Its name, for trace events: buffers outlive @pdev.
  * @lock: Guards @buffers and @wc_ranges.
  * @buffers: All buffers that are not released: those that are uncached, and those
  *	that are write-combined. A walk goes on with the second list after the first,
@@ -95,6 +96,7 @@ struct vfio_pci_memory {
 	struct kref kref;
 	enum vfio_pci_memory_state state;
 	struct pci_dev *pdev;
+	char name[20];
 	spinlock_t lock;		/* for @buffers and @wc_ranges */
 	struct list_head buffers[2];
 	struct mutex attr_lock;		/* for memory types */
@@ -138,6 +140,7 @@ struct vfio_pci_memory {
  *	those of work on the memory; guarded by dmabuf->resv. iommufd has none.
  * @can_mmap: Whether an exported buffer can be mapped by the CPU.
  * @write_combine: Whether the CPU maps it write-combined, and not uncached.
+ * @bar: Number of the BAR that it is of.
  * @zapped: Set when it was revoked for good, and no CPU has it mapped any more.
  * @nr_ranges: Number of entries in @phys_vec and in @range_end.
  * @range_end: The offset in the buffer behind each range, in pages.
@@ -166,6 +169,7 @@ struct vfio_pci_dma_buf {
 	bool can_mmap;
 	bool write_combine;
 	bool zapped;
+	u8 bar;
 	u32 nr_ranges;
 	unsigned long *range_end;
 	struct phys_vec phys_vec[] __counted_by(nr_ranges);
@@ -293,6 +297,7 @@ int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 		      phys_addr_t paddr);
 int vfio_pci_dma_buf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma);
 void vfio_pci_dma_buf_zap(struct vfio_pci_dma_buf *priv);
+u64 vfio_pci_dma_buf_nr_vmas(struct vfio_pci_dma_buf *priv);
 
 #if IS_ENABLED(CONFIG_KUNIT)
 u32 vfio_pci_merge_ranges(struct vfio_region_dma_range *ranges, u32 nr_ranges);

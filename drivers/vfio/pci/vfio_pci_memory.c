@@ -16,6 +16,7 @@
  * memory_lock, see vfio_pci_dma_buf.lock for how both exclude each other.
  */
 #include <linux/dma-resv.h>
+#include <linux/ktime.h>
 #include <linux/lockdep.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -23,6 +24,15 @@
 
 #include "vfio_pci_dmabuf.h"
 #include "vfio_pci_priv.h"
+
+#define CREATE_TRACE_POINTS
+#include "vfio_pci_trace.h"
+
+/* The time, if somebody wants to know how long something takes */
+static u64 vfio_pci_trace_clock(bool enabled)
+{
+	return enabled ? ktime_get_ns() : 0;
+}
 
 /* What is behind a buffer that was revoked for good */
 static const struct vfio_pci_memory vfio_pci_memory_revoked = {
@@ -239,32 +249,45 @@ static int vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv,
 int vfio_pci_dma_buf_revoke(struct vfio_pci_core_device *vdev,
 			    struct vfio_pci_dma_buf *priv)
 {
+	bool trace = trace_vfio_pci_dma_buf_revoke_enabled();
+	u64 start, zapped, nr_vmas = 0;
 	bool revoked;
 	int ret;
 
 	if (priv->memory != vdev->memory)
 		return -ENODEV;
 
+	start = vfio_pci_trace_clock(trace);
 	scoped_guard(rwsem_write, &priv->lock) {
 		revoked = priv->source == &vfio_pci_memory_revoked;
 		priv->source = &vfio_pci_memory_revoked;
 	}
 	vfio_pci_dma_buf_zap(priv);
+	zapped = vfio_pci_trace_clock(trace);
+	if (trace)
+		nr_vmas = vfio_pci_dma_buf_nr_vmas(priv);
 	vfio_pci_memattr_release(priv->memory, priv);
 
 	ret = vfio_pci_dma_buf_drain(priv, true);
-	if (ret)
-		return ret;
-	return revoked ? -EBADFD : 0;
+	if (!ret && revoked)
+		ret = -EBADFD;
+	if (trace)
+		trace_vfio_pci_dma_buf_revoke(priv, nr_vmas, zapped - start,
+					      vfio_pci_trace_clock(true) - zapped, ret);
+	return ret;
 }
 
 static void __vfio_pci_memory_revoke(struct vfio_pci_core_device *vdev,
 				     enum vfio_pci_memory_state state)
 {
+	bool trace = trace_vfio_pci_memory_revoke_enabled();
 	struct vfio_pci_memory *memory = vdev->memory;
+	u64 start, zapped, nr_buffers = 0, nr_vmas = 0;
 	struct vfio_pci_dma_buf *priv;
 
 	lockdep_assert_held_write(&vdev->memory_lock);
+
+	start = vfio_pci_trace_clock(trace);
 
 	/* For all buffers at once, none stays open while another is waited for. */
 	WRITE_ONCE(memory->state, state);
@@ -276,14 +299,24 @@ static void __vfio_pci_memory_revoke(struct vfio_pci_core_device *vdev,
 		vfio_pci_dma_buf_zap(priv);
 		if (state == VFIO_PCI_MEMORY_REVOKED)
 			vfio_pci_memattr_release(memory, priv);
+		if (trace) {
+			nr_buffers++;
+			nr_vmas += vfio_pci_dma_buf_nr_vmas(priv);
+		}
 	}
 
 	/* A driver with its own mmap() may have VMAs of the device's file. */
 	if (vdev->own_mmap)
 		vfio_pci_zap_bars(vdev);
 
+	zapped = vfio_pci_trace_clock(trace);
 	vfio_pci_memory_for_each(priv, memory)
 		vfio_pci_dma_buf_drain(priv, false);
+
+	if (trace)
+		trace_vfio_pci_memory_revoke(memory, state == VFIO_PCI_MEMORY_REVOKED,
+					     nr_buffers, nr_vmas, zapped - start,
+					     vfio_pci_trace_clock(true) - zapped);
 }
 
 /**
@@ -322,6 +355,7 @@ void vfio_pci_memory_restore(struct vfio_pci_core_device *vdev)
 
 	if (!vdev->pm_runtime_engaged && vfio_pci_memory_decoded(vdev))
 		state = VFIO_PCI_MEMORY_ENABLED;
+	trace_vfio_pci_memory_restore(memory, state == VFIO_PCI_MEMORY_ENABLED);
 	store_release_wake_up(&memory->state, state);
 }
 
@@ -341,6 +375,7 @@ int vfio_pci_memory_open(struct vfio_pci_core_device *vdev)
 	if (!memory)
 		return -ENOMEM;
 	vfio_pci_memory_init(memory, vdev->pdev);
+	strscpy(memory->name, pci_name(vdev->pdev));
 
 	guard(rwsem_write)(&vdev->memory_lock);
 	/* Drivers must be free to copy from user memory under memory_lock. */

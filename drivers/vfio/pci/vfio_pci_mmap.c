@@ -11,6 +11,7 @@
 
 #include "vfio_pci_dmabuf.h"
 #include "vfio_pci_priv.h"
+#include "vfio_pci_trace.h"
 
 /*
  * A reset is under way, or something like it. Wait until it is known whether the
@@ -26,9 +27,12 @@ static vm_fault_t vfio_pci_dma_buf_wait(struct vm_fault *vmf)
 	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
 		return VM_FAULT_RETRY;
 
-	if (!fault_flag_allow_retry_first(vmf->flags))
-		return vfio_pci_memory_wait(priv->memory, false) ?
-		       VM_FAULT_SIGBUS : 0;
+	if (!fault_flag_allow_retry_first(vmf->flags)) {
+		if (!vfio_pci_memory_wait(priv->memory, false))
+			return 0;
+		trace_vfio_pci_fault_failed(priv, vmf, "interrupted");
+		return VM_FAULT_SIGBUS;
+	}
 
 	/* Without the VMA locked, so it is the file that holds the buffer. */
 	file = get_file(vmf->vma->vm_file);
@@ -40,6 +44,21 @@ static vm_fault_t vfio_pci_dma_buf_wait(struct vm_fault *vmf)
 	vfio_pci_memory_wait(priv->memory, (vmf->flags & user) == user);
 	fput(file);
 	return VM_FAULT_RETRY;
+}
+
+static noinline void
+vfio_pci_dma_buf_trace_fault(const struct vfio_pci_dma_buf *priv,
+			     const struct vm_fault *vmf,
+			     enum vfio_pci_memory_state state, vm_fault_t ret)
+{
+	if (state == VFIO_PCI_MEMORY_REVOKED)
+		trace_vfio_pci_fault_failed(priv, vmf, "revoked");
+	else if (state == VFIO_PCI_MEMORY_DISABLED)
+		trace_vfio_pci_fault_failed(priv, vmf, "disabled");
+	else if (ret & VM_FAULT_OOM)
+		trace_vfio_pci_fault_failed(priv, vmf, "no-memory");
+	else if (ret & VM_FAULT_SIGBUS)
+		trace_vfio_pci_fault_failed(priv, vmf, "not-inserted");
 }
 
 /* Inline: a single page is the common case, and has no use for the order. */
@@ -60,8 +79,12 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 	}
 
 	pgoff = linear_page_delta(vma, addr) + vma->vm_pgoff - priv->vm_pgoff;
-	if (!vfio_pci_dma_buf_find_pfn(priv, pgoff, order, &pfn))
-		return order ? VM_FAULT_FALLBACK : VM_FAULT_SIGBUS;
+	if (!vfio_pci_dma_buf_find_pfn(priv, pgoff, order, &pfn)) {
+		if (order)
+			return VM_FAULT_FALLBACK;
+		trace_vfio_pci_fault_failed(priv, vmf, "outside");
+		return VM_FAULT_SIGBUS;
+	}
 
 	if (!IS_ALIGNED(pfn, 1UL << order))
 		return VM_FAULT_FALLBACK;
@@ -69,8 +92,10 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 	/* Not under the lock: a cgroup can make an allocation take seconds. */
 	if (!order && pmd_none(*vmf->pmd)) {
 		ret = vmf_alloc_pte(vmf);
-		if (ret)
+		if (ret) {
+			trace_vfio_pci_fault_failed(priv, vmf, "no-memory");
 			return ret;
+		}
 	}
 
 	for (;;) {
@@ -85,6 +110,9 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 					      vmf_insert_pfn(vma, addr, pfn);
 			else if (state == VFIO_PCI_MEMORY_CHANGING)
 				break;	/* drops the lock */
+
+			if (trace_vfio_pci_fault_failed_enabled())
+				vfio_pci_dma_buf_trace_fault(priv, vmf, state, ret);
 
 			/*
 			 * Of a closed device there is nothing left to name here,
@@ -194,6 +222,7 @@ int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 	if (!priv)
 		return -ENOMEM;
 
+	priv->bar = bar;
 	priv->vm_pgoff = vma->vm_pgoff;
 	priv->phys_vec[0].paddr = paddr;
 	priv->phys_vec[0].len = size;
@@ -219,6 +248,20 @@ int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 	priv->device_file = vma->vm_file;
 	vma->vm_file = priv->dmabuf->file;
 	return 0;
+}
+
+/* How many VMAs of all processes the buffer has, with or without an entry in them */
+u64 vfio_pci_dma_buf_nr_vmas(struct vfio_pci_dma_buf *priv)
+{
+	struct address_space *mapping = priv->inode->i_mapping;
+	struct rb_node *node;
+	u64 nr = 0;
+
+	i_mmap_lock_read(mapping);
+	for (node = rb_first_cached(&mapping->i_mmap); node; node = rb_next(node))
+		nr++;
+	i_mmap_unlock_read(mapping);
+	return nr;
 }
 
 /* Remove the page table entries of all VMAs of the buffer. */
