@@ -44,6 +44,7 @@ static void vfio_pci_memory_init(struct vfio_pci_memory *memory,
 {
 	kref_init(&memory->kref);
 	memory->state = VFIO_PCI_MEMORY_DISABLED;
+	memory->enabled = false;
 	memory->pdev = pdev;
 	spin_lock_init(&memory->lock);
 	INIT_LIST_HEAD(&memory->buffers[0]);
@@ -185,8 +186,8 @@ static bool vfio_pci_dma_buf_unmapped(struct vfio_pci_dma_buf *priv)
  * the error of a fence that cannot tell when its work is done. Can be called again
  * then.
  */
-static int vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv,
-				  bool interruptible)
+static int __vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv,
+				    bool interruptible)
 {
 	struct dma_resv *resv = priv->dmabuf->resv;
 	long ret = 0;
@@ -234,6 +235,23 @@ static int vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv,
 	return ret < 0 ? ret : 0;
 }
 
+static int vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv,
+				  bool interruptible)
+{
+	u64 start;
+	int ret;
+
+	/* Most buffers have no importer, and nothing to tell. */
+	if (!trace_vfio_pci_dma_buf_drain_enabled() ||
+	    (!READ_ONCE(priv->imported) && vfio_pci_dma_buf_unmapped(priv)))
+		return __vfio_pci_dma_buf_drain(priv, interruptible);
+
+	start = ktime_get_ns();
+	ret = __vfio_pci_dma_buf_drain(priv, interruptible);
+	trace_vfio_pci_dma_buf_drain(priv, ktime_get_ns() - start, ret);
+	return ret;
+}
+
 /**
  * vfio_pci_dma_buf_revoke() - Take one buffer back for good
  * @vdev: The device, open
@@ -250,8 +268,8 @@ int vfio_pci_dma_buf_revoke(struct vfio_pci_core_device *vdev,
 			    struct vfio_pci_dma_buf *priv)
 {
 	bool trace = trace_vfio_pci_dma_buf_revoke_enabled();
-	u64 start, zapped, nr_vmas = 0;
 	bool revoked;
+	u64 start;
 	int ret;
 
 	if (priv->memory != vdev->memory)
@@ -263,60 +281,59 @@ int vfio_pci_dma_buf_revoke(struct vfio_pci_core_device *vdev,
 		priv->source = &vfio_pci_memory_revoked;
 	}
 	vfio_pci_dma_buf_zap(priv);
-	zapped = vfio_pci_trace_clock(trace);
-	if (trace)
-		nr_vmas = vfio_pci_dma_buf_nr_vmas(priv);
+	if (trace) {
+		u64 zap_ns = vfio_pci_trace_clock(true) - start;
+
+		trace_vfio_pci_dma_buf_revoke(priv, revoked,
+					      vfio_pci_dma_buf_nr_vmas(priv), zap_ns);
+	}
 	vfio_pci_memattr_release(priv->memory, priv);
 
 	ret = vfio_pci_dma_buf_drain(priv, true);
-	if (!ret && revoked)
-		ret = -EBADFD;
-	if (trace)
-		trace_vfio_pci_dma_buf_revoke(priv, nr_vmas, zapped - start,
-					      vfio_pci_trace_clock(true) - zapped, ret);
-	return ret;
+	if (ret)
+		return ret;
+	return revoked ? -EBADFD : 0;
 }
 
 static void __vfio_pci_memory_revoke(struct vfio_pci_core_device *vdev,
 				     enum vfio_pci_memory_state state)
 {
 	bool trace = trace_vfio_pci_memory_revoke_enabled();
+	u64 start, zap_ns = 0, nr_buffers = 0, nr_vmas = 0;
 	struct vfio_pci_memory *memory = vdev->memory;
-	u64 start, zapped, nr_buffers = 0, nr_vmas = 0;
 	struct vfio_pci_dma_buf *priv;
 
 	lockdep_assert_held_write(&vdev->memory_lock);
-
-	start = vfio_pci_trace_clock(trace);
 
 	/* For all buffers at once, none stays open while another is waited for. */
 	WRITE_ONCE(memory->state, state);
 
 	vfio_pci_memory_for_each(priv, memory) {
+		start = vfio_pci_trace_clock(trace);
 		/* Mappings made under the old state are complete after this. */
 		down_write(&priv->lock);
 		up_write(&priv->lock);
 		vfio_pci_dma_buf_zap(priv);
+		if (trace) {
+			zap_ns += vfio_pci_trace_clock(true) - start;
+			nr_vmas += vfio_pci_dma_buf_nr_vmas(priv);
+			nr_buffers++;
+		}
 		if (state == VFIO_PCI_MEMORY_REVOKED)
 			vfio_pci_memattr_release(memory, priv);
-		if (trace) {
-			nr_buffers++;
-			nr_vmas += vfio_pci_dma_buf_nr_vmas(priv);
-		}
 	}
 
 	/* A driver with its own mmap() may have VMAs of the device's file. */
 	if (vdev->own_mmap)
 		vfio_pci_zap_bars(vdev);
 
-	zapped = vfio_pci_trace_clock(trace);
-	vfio_pci_memory_for_each(priv, memory)
-		vfio_pci_dma_buf_drain(priv, false);
-
+	/* Before the wait, which may be for an importer that never unmaps. */
 	if (trace)
 		trace_vfio_pci_memory_revoke(memory, state == VFIO_PCI_MEMORY_REVOKED,
-					     nr_buffers, nr_vmas, zapped - start,
-					     vfio_pci_trace_clock(true) - zapped);
+					     nr_buffers, nr_vmas, zap_ns);
+
+	vfio_pci_memory_for_each(priv, memory)
+		vfio_pci_dma_buf_drain(priv, false);
 }
 
 /**
@@ -346,6 +363,7 @@ void vfio_pci_memory_restore(struct vfio_pci_core_device *vdev)
 {
 	struct vfio_pci_memory *memory = vdev->memory;
 	enum vfio_pci_memory_state state = VFIO_PCI_MEMORY_DISABLED;
+	bool enabled, changed;
 
 	lockdep_assert_held_write(&vdev->memory_lock);
 
@@ -355,7 +373,13 @@ void vfio_pci_memory_restore(struct vfio_pci_core_device *vdev)
 
 	if (!vdev->pm_runtime_engaged && vfio_pci_memory_decoded(vdev))
 		state = VFIO_PCI_MEMORY_ENABLED;
-	trace_vfio_pci_memory_restore(memory, state == VFIO_PCI_MEMORY_ENABLED);
+
+	/* Most writes of the command register change nothing. */
+	enabled = state == VFIO_PCI_MEMORY_ENABLED && !vfio_pci_in_d3(vdev->pdev);
+	changed = memory->state != state || memory->enabled != enabled;
+	memory->enabled = enabled;
+	if (changed)
+		trace_vfio_pci_memory_restore(memory);
 	store_release_wake_up(&memory->state, state);
 }
 

@@ -30,7 +30,7 @@ static vm_fault_t vfio_pci_dma_buf_wait(struct vm_fault *vmf)
 	if (!fault_flag_allow_retry_first(vmf->flags)) {
 		if (!vfio_pci_memory_wait(priv->memory, false))
 			return 0;
-		trace_vfio_pci_fault_failed(priv, vmf, "interrupted");
+		trace_vfio_pci_fault_failed(priv, vmf, "killed");
 		return VM_FAULT_SIGBUS;
 	}
 
@@ -48,17 +48,22 @@ static vm_fault_t vfio_pci_dma_buf_wait(struct vm_fault *vmf)
 
 static noinline void
 vfio_pci_dma_buf_trace_fault(const struct vfio_pci_dma_buf *priv,
-			     const struct vm_fault *vmf,
-			     enum vfio_pci_memory_state state, vm_fault_t ret)
+			     const struct vm_fault *vmf, vm_fault_t ret)
 {
-	if (state == VFIO_PCI_MEMORY_REVOKED)
-		trace_vfio_pci_fault_failed(priv, vmf, "revoked");
-	else if (state == VFIO_PCI_MEMORY_DISABLED)
-		trace_vfio_pci_fault_failed(priv, vmf, "disabled");
-	else if (ret & VM_FAULT_OOM)
-		trace_vfio_pci_fault_failed(priv, vmf, "no-memory");
-	else if (ret & VM_FAULT_SIGBUS)
-		trace_vfio_pci_fault_failed(priv, vmf, "not-inserted");
+	const char *reason;
+
+	switch (READ_ONCE(priv->source->state)) {
+	case VFIO_PCI_MEMORY_REVOKED:
+		reason = priv->source == priv->memory ? "closed" : "revoked";
+		break;
+	case VFIO_PCI_MEMORY_DISABLED:
+		reason = "disabled";
+		break;
+	default:
+		reason = vfio_pci_in_d3(priv->memory->pdev) ? "d3" :
+			 ret & VM_FAULT_OOM ? "no-memory" : "not-inserted";
+	}
+	trace_vfio_pci_fault_failed(priv, vmf, reason);
 }
 
 /* Inline: a single page is the common case, and has no use for the order. */
@@ -111,8 +116,9 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 			else if (state == VFIO_PCI_MEMORY_CHANGING)
 				break;	/* drops the lock */
 
-			if (trace_vfio_pci_fault_failed_enabled())
-				vfio_pci_dma_buf_trace_fault(priv, vmf, state, ret);
+			if (trace_vfio_pci_fault_failed_enabled() &&
+			    (ret & (VM_FAULT_OOM | VM_FAULT_SIGBUS)))
+				vfio_pci_dma_buf_trace_fault(priv, vmf, ret);
 
 			/*
 			 * Of a closed device there is nothing left to name here,
@@ -250,7 +256,7 @@ int vfio_pci_mmap_bar(struct vfio_pci_core_device *vdev,
 	return 0;
 }
 
-/* How many VMAs of all processes the buffer has, with or without an entry in them */
+/* How many VMAs there are of the buffer, with or without an entry in them */
 u64 vfio_pci_dma_buf_nr_vmas(struct vfio_pci_dma_buf *priv)
 {
 	struct address_space *mapping = priv->inode->i_mapping;
@@ -258,8 +264,10 @@ u64 vfio_pci_dma_buf_nr_vmas(struct vfio_pci_dma_buf *priv)
 	u64 nr = 0;
 
 	i_mmap_lock_read(mapping);
-	for (node = rb_first_cached(&mapping->i_mmap); node; node = rb_next(node))
+	for (node = rb_first_cached(&mapping->i_mmap); node; node = rb_next(node)) {
 		nr++;
+		cond_resched();
+	}
 	i_mmap_unlock_read(mapping);
 	return nr;
 }

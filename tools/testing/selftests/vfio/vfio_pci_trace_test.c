@@ -202,22 +202,23 @@ static void check_buffer(struct __test_metadata *_metadata, struct trace_test *t
 
 	snprintf_assert(start, sizeof(start), "device=%s bar=%d ", device_bdf, test->bar.bar);
 	EXPECT_EQ(0, strncmp(start, fields, strlen(start))) TH_LOG("%s", fields);
-	EXPECT_EQ(inode, trace_field(fields, "dmabuf"));
+	EXPECT_EQ(inode, trace_field(fields, "ino"));
 }
 
 TEST_F(vfio_pci_trace_test, export)
 {
 	struct trace_test *test = &self->test;
 	size_t page_size = test->page_size;
-	/* The first two are one. */
+	/* The last two are one. */
 	struct vfio_region_dma_range ranges[] = {
-		{ 0, page_size }, { page_size, page_size }, { 0, page_size },
+		{ page_size, page_size }, { 0, page_size }, { page_size, page_size },
 	};
 	char fields[256];
 	int fd;
 
 	ASSERT_EQ(1, trace_count(&test->trace, "dma_buf_export", fields, sizeof(fields)));
 	check_buffer(_metadata, test, fields, inode_number(test->dmabuf.fd));
+	EXPECT_EQ(0, trace_field(fields, "offset"));
 	EXPECT_EQ(test->dmabuf.size, trace_field(fields, "size"));
 	EXPECT_EQ(1, trace_field(fields, "nr_ranges"));
 	EXPECT_EQ(0, trace_field(fields, "write_combine"));
@@ -227,6 +228,7 @@ TEST_F(vfio_pci_trace_test, export)
 	fd = vfio_pci_dmabuf_export(test->device, test->bar.bar, O_RDONLY | O_CLOEXEC, ranges, 3);
 	ASSERT_EQ(2, trace_count(&test->trace, "dma_buf_export", fields, sizeof(fields)));
 	check_buffer(_metadata, test, fields, inode_number(fd));
+	EXPECT_EQ(page_size, trace_field(fields, "offset"));
 	EXPECT_EQ(3 * page_size, trace_field(fields, "size"));
 	EXPECT_EQ(2, trace_field(fields, "nr_ranges"));
 	ASSERT_EQ(0, close(fd));
@@ -281,6 +283,30 @@ TEST_F(vfio_pci_trace_test, release)
 	check_buffer(_metadata, test, fields, inode);
 }
 
+/* What could not be exported, or mapped, was never there. */
+TEST_F(vfio_pci_trace_test, no_release_without_export)
+{
+	struct trace_test *test = &self->test;
+	const char *reason;
+	int fd;
+
+	reason = vfio_pci_bar_no_dmabuf_wc(test->device, test->bar.bar);
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	vfio_pci_dmabuf_revoke(test->device, test->dmabuf.fd);
+	fd = vfio_pci_dmabuf_export_wc(test->device, test->bar.bar, 0, test->page_size);
+	ASSERT_EQ(-EBUSY, __vfio_pci_dmabuf_export_range(test->device, test->bar.bar, 0,
+							 test->page_size));
+	ASSERT_EQ(MAP_FAILED, mmap(NULL, test->page_size, PROT_READ, MAP_SHARED, test->bar.fd,
+				   test->bar.offset));
+	ASSERT_EQ(EBUSY, errno);
+	EXPECT_EQ(2, trace_nr(&test->trace, "dma_buf_export"));
+	EXPECT_EQ(0, trace_nr(&test->trace, "dma_buf_release"));
+	ASSERT_EQ(0, close(fd));
+	EXPECT_EQ(1, trace_nr(&test->trace, "dma_buf_release"));
+}
+
 /* By the inode number an event is found again in what /proc and debugfs tell. */
 TEST_F(vfio_pci_trace_test, inode_number)
 {
@@ -292,7 +318,7 @@ TEST_F(vfio_pci_trace_test, inode_number)
 	unsigned long inode;
 
 	ASSERT_EQ(1, trace_count(&test->trace, "dma_buf_export", fields, sizeof(fields)));
-	inode = trace_field(fields, "dmabuf");
+	inode = trace_field(fields, "ino");
 
 	vaddr = mmap_target_map(&test->dmabuf, 0, test->page_size);
 	snprintf_assert(expected, sizeof(expected), " %lu ", inode);
@@ -347,7 +373,7 @@ TEST_F(vfio_pci_trace_test, revoke)
 	check_buffer(_metadata, test, fields, inode);
 	EXPECT_EQ(4, trace_field(fields, "nr_vmas"));
 	EXPECT_NE(0, trace_field(fields, "zap_ns"));
-	EXPECT_EQ(0, trace_field(fields, "ret"));
+	EXPECT_EQ(0, trace_field(fields, "again"));
 	client_sync(client.sock);
 	ASSERT_EQ(0, client_wait(&client));
 
@@ -356,7 +382,9 @@ TEST_F(vfio_pci_trace_test, revoke)
 	ASSERT_EQ(2, trace_count(&test->trace, "dma_buf_revoke", fields, sizeof(fields)));
 	check_buffer(_metadata, test, fields, inode);
 	EXPECT_EQ(1, trace_field(fields, "nr_vmas"));
-	EXPECT_EQ(-EBADFD, (int)trace_field(fields, "ret"));
+	EXPECT_EQ(1, trace_field(fields, "again"));
+	/* There was no importer to be waited for. */
+	EXPECT_EQ(0, trace_nr(&test->trace, "dma_buf_drain"));
 
 	/* It is about no DMABUF of this device. */
 	ASSERT_EQ(-EBADF, __vfio_pci_dmabuf_revoke(test->device, -1));
@@ -364,12 +392,22 @@ TEST_F(vfio_pci_trace_test, revoke)
 	ASSERT_EQ(0, munmap(vaddr[1], test->dmabuf.size));
 }
 
-/* Whoever waits for an importer can see it. */
+static void check_drained(struct __test_metadata *_metadata, struct trace_test *test, int nr,
+			  int ret)
+{
+	char fields[256];
+
+	ASSERT_EQ(nr, trace_count(&test->trace, "dma_buf_drain", fields, sizeof(fields)));
+	check_buffer(_metadata, test, fields, inode_number(test->dmabuf.fd));
+	EXPECT_GE(trace_field(fields, "drain_ns"), IMPORTER_DELAY_MS * NSEC_PER_MSEC);
+	EXPECT_EQ(ret, (int)trace_field(fields, "ret"));
+}
+
+/* Which buffer the owner waits for, and how long */
 TEST_F(vfio_pci_trace_test, slow_importer)
 {
 	struct trace_test *test = &self->test;
 	const char *reason = importer_missing();
-	char fields[256];
 	int importer;
 
 	if (reason)
@@ -383,14 +421,17 @@ TEST_F(vfio_pci_trace_test, slow_importer)
 		SKIP(return, "The devices cannot reach each other");
 	}
 	vfio_pci_cmd_clear(test->device, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(1, trace_count(&test->trace, "memory_revoke", fields, sizeof(fields)));
-	EXPECT_GE(trace_field(fields, "drain_ns"), IMPORTER_DELAY_MS * NSEC_PER_MSEC);
+	check_drained(_metadata, test, 1, 0);
+	vfio_pci_cmd_set(test->device, PCI_COMMAND_MEMORY);
+
+	/* It was not imported again. */
+	vfio_pci_cmd_clear(test->device, PCI_COMMAND_MEMORY);
+	EXPECT_EQ(1, trace_nr(&test->trace, "dma_buf_drain"));
 	vfio_pci_cmd_set(test->device, PCI_COMMAND_MEMORY);
 
 	ASSERT_EQ(0, importer_map(importer));
 	vfio_pci_dmabuf_revoke(test->device, test->dmabuf.fd);
-	ASSERT_EQ(1, trace_count(&test->trace, "dma_buf_revoke", fields, sizeof(fields)));
-	EXPECT_GE(trace_field(fields, "drain_ns"), IMPORTER_DELAY_MS * NSEC_PER_MSEC);
+	check_drained(_metadata, test, 2, 0);
 	importer_close(importer);
 }
 
@@ -401,6 +442,18 @@ static void check_restored(struct __test_metadata *_metadata, struct trace *trac
 	snprintf_assert(expected, sizeof(expected), "device=%s enabled=%d", device_bdf, enabled);
 	ASSERT_LE(1, trace_count(trace, "memory_restore", fields, sizeof(fields)));
 	EXPECT_EQ(0, strcmp(expected, fields)) TH_LOG("%s", fields);
+}
+
+static void check_fault(struct __test_metadata *_metadata, const char *fields,
+			const void *vaddr, u64 offset, bool write, const char *reason)
+{
+	char expected[32];
+
+	snprintf_assert(expected, sizeof(expected), " reason=%s", reason);
+	EXPECT_NE(NULL, strstr(fields, expected)) TH_LOG("%s", fields);
+	EXPECT_EQ((u64)vaddr, trace_field(fields, "address"));
+	EXPECT_EQ(offset, trace_field(fields, "offset"));
+	EXPECT_EQ(write, trace_field(fields, "write"));
 }
 
 TEST_F(vfio_pci_trace_test, memory_decode)
@@ -425,19 +478,51 @@ TEST_F(vfio_pci_trace_test, memory_decode)
 	EXPECT_EQ(1, trace_nr(&test->trace, "memory_revoke"));
 	check_restored(_metadata, &test->trace, true);
 
+	/* This changes something else. */
+	trace_clear(&test->trace);
+	vfio_pci_cmd_set(test->device, PCI_COMMAND_MASTER);
+	vfio_pci_cmd_clear(test->device, PCI_COMMAND_MASTER);
+	EXPECT_EQ(0, trace_nr(&test->trace, "memory_restore"));
+	EXPECT_EQ(0, trace_nr(&test->trace, "memory_revoke"));
+
 	/* A mapping of the BAR is a buffer of its own. */
 	fd = vfio_pci_dmabuf_export_range(test->device, test->bar.bar, 0, test->page_size);
 	vaddr[0] = mmap_target_map(&test->dmabuf, 0, test->page_size);
 	vaddr[1] = mmap_target_map(&test->dmabuf, 0, test->page_size);
 	vaddr[2] = mmap_target_map(&test->bar, 0, test->page_size);
 	vfio_pci_cmd_clear(test->device, PCI_COMMAND_MEMORY);
-	ASSERT_EQ(2, trace_count(&test->trace, "memory_revoke", fields, sizeof(fields)));
+	ASSERT_EQ(1, trace_count(&test->trace, "memory_revoke", fields, sizeof(fields)));
 	EXPECT_EQ(nr_buffers + 2, trace_field(fields, "nr_buffers"));
 	EXPECT_EQ(3, trace_field(fields, "nr_vmas"));
 	ASSERT_EQ(0, munmap(vaddr[0], test->page_size));
 	ASSERT_EQ(0, munmap(vaddr[1], test->page_size));
 	ASSERT_EQ(0, munmap(vaddr[2], test->page_size));
 	ASSERT_EQ(0, close(fd));
+}
+
+/* Neither is it there in D3, nor is it the same as when it is disabled. */
+TEST_F(vfio_pci_trace_test, d3hot)
+{
+	struct trace_test *test = &self->test;
+	char fields[256];
+	void *vaddr;
+
+	if (vfio_pci_d3hot.unsupported(test->device))
+		SKIP(return, "%s", vfio_pci_d3hot.unsupported(test->device));
+
+	vaddr = mmap_target_map(&test->dmabuf, 0, test->page_size);
+	vfio_pci_d3hot.disable(test->device);
+	ASSERT_LE(1, trace_nr(&test->trace, "memory_revoke"));
+	check_restored(_metadata, &test->trace, false);
+	ASSERT_FALSE(mmio_try_touch(vaddr));
+	ASSERT_EQ(1, trace_count(&test->trace, "fault_failed", fields, sizeof(fields)));
+	check_fault(_metadata, fields, vaddr, 0, false, "d3");
+
+	vfio_pci_d3hot.enable(test->device);
+	check_restored(_metadata, &test->trace, true);
+	ASSERT_TRUE(mmio_try_touch(vaddr));
+	EXPECT_EQ(1, trace_nr(&test->trace, "fault_failed"));
+	ASSERT_EQ(0, munmap(vaddr, test->page_size));
 }
 
 TEST_F(vfio_pci_trace_test, reset)
@@ -477,22 +562,11 @@ TEST_F(vfio_pci_trace_test, last_close)
 	ASSERT_FALSE(mmio_try_touch(vaddr));
 	ASSERT_EQ(1, trace_count(&test->trace, "fault_failed", fields, sizeof(fields)));
 	check_buffer(_metadata, test, fields, inode);
+	check_fault(_metadata, fields, vaddr, 0, false, "closed");
 	ASSERT_EQ(0, munmap(vaddr, test->page_size));
 	ASSERT_EQ(0, close(test->dmabuf.fd));
 	ASSERT_EQ(1, trace_count(&test->trace, "dma_buf_release", fields, sizeof(fields)));
 	check_buffer(_metadata, test, fields, inode);
-}
-
-static void check_fault(struct __test_metadata *_metadata, const char *fields,
-			const void *vaddr, u64 offset, bool write, const char *reason)
-{
-	char expected[32];
-
-	snprintf_assert(expected, sizeof(expected), " reason=%s", reason);
-	EXPECT_NE(NULL, strstr(fields, expected)) TH_LOG("%s", fields);
-	EXPECT_EQ((u64)vaddr, trace_field(fields, "address"));
-	EXPECT_EQ(offset, trace_field(fields, "offset"));
-	EXPECT_EQ(write, trace_field(fields, "write"));
 }
 
 TEST_F(vfio_pci_trace_test, fault_failed)
@@ -518,10 +592,10 @@ TEST_F(vfio_pci_trace_test, fault_failed)
 
 	ASSERT_FALSE(mmio_try_write(bar + 4, 0));
 	ASSERT_EQ(2, trace_count(trace, "fault_failed", fields, sizeof(fields)));
-	/* That of the BAR starts where the mapping does. */
-	check_fault(_metadata, fields, bar + 4, 4, true, "disabled");
+	/* Nobody can tell where the mapping starts, so this is of the BAR. */
+	check_fault(_metadata, fields, bar + 4, last + 4, true, "disabled");
 	snprintf_assert(line, sizeof(line), " %lu ",
-			(unsigned long)trace_field(fields, "dmabuf"));
+			(unsigned long)trace_field(fields, "ino"));
 	EXPECT_TRUE(proc_maps_has(bar, line));
 
 	vfio_pci_cmd_set(test->device, PCI_COMMAND_MEMORY);
