@@ -900,6 +900,9 @@ TEST_F(vfio_pci_dmabuf_revoke_client_test, in_a_system_call)
 	struct client *client = &test->clients[0];
 	u32 value = 0x11223344;
 
+	if (!test->dmabuf.scratch.mask)
+		SKIP(return, "It is not known where the device can be written to");
+
 	start(test, 0, receive);
 	ASSERT_EQ(sizeof(value), send(client->sock, &value, sizeof(value), MSG_NOSIGNAL));
 	/* That has woken it, so it sleeps when it waits for the next one. */
