@@ -56,6 +56,7 @@ help: ## this screen
 		'QEMU=path' 'another QEMU than the one found' \
 		'LAB_ACCEL=tcg' 'or kvm: instead of trying which of them works' \
 		'JOBS=n' 'compilers at once (default: all cores)'
+	@printf '\nREADME.md says what this is, CONTRIBUTING.md how to change it.\n'
 clean: ## remove everything made (build/ also holds the tree you may have worked in)
 	@$(S)/tree-guard.sh
 	rm -rf build

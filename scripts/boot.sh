@@ -35,7 +35,7 @@ usage: boot.sh [option...] FLAVOUR [-- QEMU-ARGUMENT...]
   --parallel           with TCG, too, CPUs that run at once, as a race needs them.
                        Without it they take turns: see qemu.sh
 
-Devices: edu ivshmem bochs nvme igb e1000e cmb
+Devices (scripts/devices): $(awk '/^[a-z]/ { print $1 }' "$LAB/scripts/devices" | paste -sd' ')
 END
 }
 
@@ -115,17 +115,6 @@ command -v "$QEMU" > /dev/null || die "$QEMU is not installed: run scripts/packa
 qemu_version=$("$QEMU" --version | sed -n '1s/.*version \([0-9]*\.[0-9]*\).*/\1/p')
 qemu_devices=$("$QEMU" -device help 2>&1)
 
-# Name, ID, and what QEMU is to be told.  A device's place here is its bus, also
-# where a device before it is missing: the same name is the same BDF everywhere.
-devices='
-edu	1234:11e8	edu,dma_mask=0xffffffffffffffff
-ivshmem	1af4:1110	ivshmem-plain,memdev=bar
-bochs	1234:1111	bochs-display,vgamem=64M
-nvme	1b36:0010	nvme,serial=lab,drive=disk
-igb	8086:10c9	igb,romfile=
-e1000e	8086:10d3	e1000e,romfile=
-cmb	1b36:0010	nvme,serial=cmb,drive=disk2,cmb_size_mb=64
-'
 qemu_args=(-object "memory-backend-ram,id=bar,size=1G,share=on"
 	-drive "if=none,id=disk,format=raw,file.driver=null-co,file.size=64M,file.read-zeroes=on"
 	-drive "if=none,id=disk2,format=raw,file.driver=null-co,file.size=64M,file.read-zeroes=on")
@@ -134,7 +123,6 @@ mkdir -p "$out"
 rm -f "$out"/{console.log,ktap.log,qemu.log,run.json,summary.json,gcov.cpio.gz}
 bus=0
 while IFS=$'\t' read -r name id model; do
-	[ -n "$name" ] || continue
 	bus=$((bus + 1))
 	qemu_args+=(-device "pcie-root-port,id=port$bus,bus=pcie.0,chassis=$bus,addr=$(printf %x $((15 + bus)))")
 	if grep -q "^name \"${model%%,*}\"" <<< "$qemu_devices"; then
@@ -145,7 +133,7 @@ while IFS=$'\t' read -r name id model; do
 	else
 		die "this QEMU ($QEMU $qemu_version) has no device \"${model%%,*}\": install a QEMU that was built with it"
 	fi
-done <<< "$devices" > "$out/devices"
+done < <(grep '^[a-z]' "$LAB/scripts/devices") > "$out/devices"
 
 # The plan without its comments; a test of no collection is one of the lab.  The
 # coverage kernel, and that of arm64, also run the lines that are for the fast one.

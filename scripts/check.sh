@@ -14,7 +14,8 @@ set -euo pipefail
 #
 # It tells them as TAP lines (tap), by a verdict's last line (verdict), or by its
 # exit code alone (exit).  Of what it needs, a check behind "~" has only to be over,
-# as both use the same work tree.  What is long comes first where it has the choice.
+# as both use the same work tree, or two guests at a time.  What is long comes first
+# where it has the choice.
 checks="
 shellcheck	tap	-			scripts/check-shell.sh
 spdx		tap	-			scripts/check-spdx.sh
@@ -41,7 +42,8 @@ boot-debug-1	verdict	kernel-debug,tests	scripts/boot.sh --shard 1/2 debug
 boot-debug-2	verdict	kernel-debug,tests	scripts/boot.sh --shard 2/2 debug
 commits		tap	kernel-stock		scripts/check-commits.sh
 bench		tap	kernel-stock,tests	scripts/bench.sh
-mutants		tap	~commits,kernel-fast,tests	scripts/mutants.sh
+contributing	tap	kernel-fast,tests	scripts/check-contributing.sh
+mutants		tap	~commits,~contributing,kernel-fast,tests	scripts/mutants.sh
 known-bad	exit	kernel-debug,tests	scripts/tests/known_bad_boot.sh
 "
 log=$BUILD/log/check

@@ -50,7 +50,8 @@ tree_id()
 	index=$(mktemp)
 	# With its time, by which git knows what was written too late to be trusted.
 	cp -p "$(git -C "$1" rev-parse --path-format=absolute --git-path index)" "$index"
-	id=$(GIT_INDEX_FILE=$index git -C "$1" -c core.hooksPath=/dev/null add -A &&
+	# A hard link, as copies of the tree are made of, changes the ctime of a file.
+	id=$(GIT_INDEX_FILE=$index git -C "$1" -c core.hooksPath=/dev/null -c core.trustctime=false add -A &&
 	     GIT_INDEX_FILE=$index git -C "$1" write-tree)
 	rm -f "$index"
 	echo "$id"
