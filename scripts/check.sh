@@ -25,7 +25,7 @@ tree		exit	-			scripts/tree.sh
 verdict		exit	tree			python3 scripts/tests/verdict_test.py
 kernel-fast	exit	tree			scripts/kernel.sh fast
 tests		exit	tree			scripts/selftests.sh
-readme		tap	tests			scripts/check-readme.sh
+docs		tap	tests			scripts/check-docs.sh
 kernel-debug	exit	kernel-fast		scripts/kernel.sh debug
 boot-fast	verdict	kernel-fast,tests	scripts/boot.sh --icount fast
 mails		tap	tree			scripts/check-mails.sh

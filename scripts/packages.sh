@@ -20,6 +20,8 @@ case ${1:-} in
 			busybox-static mount qemu-system-x86 util-linux
 			# to check scripts and mails
 			bats codespell procps python3-git python3-ply shellcheck
+			# to build the documentation
+			python3-sphinx python3-yaml
 		) ;;
 arm64)		packages=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross) ;;
 # With the libc as well, or what can be configured would change when it comes.
