@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Hand out a page of a PCI device, and take it back: a client.
+ * Hand out a piece of a PCI device, and take it back: a client.
  *
  * It needs no privilege, and nothing of vfio: the fd that it gets from the owner,
- * vfio-dmabuf-owner.c, can be mapped, and that is all. What it drives is QEMU's
- * EDU, a device that computes factorials.
+ * vfio-dmabuf-owner.c, can be mapped, and that is all. The memory behind it comes
+ * and goes as the owner likes. What is done here with a mapping, do_work(), goes on
+ * after the memory was away for a while, and ends well when it is gone for good.
+ *
+ * Reads and writes words of any device, or drives QEMU's EDU, a device that computes
+ * factorials.
  */
 #define _GNU_SOURCE
 #include <endian.h>
 #include <err.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,61 +36,151 @@
 #define EDU_STATUS		0x20
 #define EDU_STATUS_COMPUTING	0x01
 
-#define LARGEST_N		12	/* 13! needs more than 32 bits. */
+#define POLL_US			100000
 
 static const char usage[] =
-"usage: vfio-dmabuf-client [-n COUNT] SOCKET\n"
+"usage: vfio-dmabuf-client [--edu] [--count N] [--read OFFSET] [--write OFFSET=VALUE]\n"
+"                          SOCKET\n"
 "\n"
-"Maps the page of QEMU's EDU that vfio-dmabuf-owner hands out at the Unix socket\n"
-"SOCKET, and has the device compute factorials: COUNT of them, or until the owner\n"
-"takes the page back.\n";
+"Maps the piece of a PCI device that vfio-dmabuf-owner hands out at the Unix socket\n"
+"SOCKET, and touches nothing of it unless asked for, as that may have side effects:\n"
+"\n"
+"  --write OFFSET=VALUE  write a 32-bit word, before all else\n"
+"  --read OFFSET         read a 32-bit word every 100 ms, and say when it changes\n"
+"  --edu                 the device is QEMU's EDU: have it compute factorials\n"
+"  --count N             end after N reads or factorials, and not only when the owner\n"
+"                        has taken the memory back for good\n"
+"\n"
+"OFFSET is in bytes from the start of the piece.\n";
 
-static char *page;
-static size_t page_size;
+static char *memory;
+static size_t memory_size;
 
-static sigjmp_buf page_is_gone;
+static sigjmp_buf recovery;
+static __volatile__ sig_atomic_t recoverable;
 static void *fault_address;
 
 /*
- * To touch memory that was revoked raises SIGBUS. To return would try it again,
- * so go to where it is known what to do without the page.
+ * To touch memory that cannot be reached raises SIGBUS. To return would try it again,
+ * so go to where it is known what to do without the memory.
  */
 static void sigbus(int signal_number, siginfo_t *info, void *context)
 {
 	uintptr_t address = (uintptr_t)info->si_addr;
 
-	/* A bug of another kind, or kill(2): try again, and die of it. */
-	if (info->si_code <= 0 || address - (uintptr_t)page >= page_size) {
-		signal(SIGBUS, SIG_DFL);
+	/* A bug of another kind, or kill(2): die of it. */
+	if (!recoverable || info->si_code != BUS_ADRERR ||
+	    address - (uintptr_t)memory >= memory_size) {
+		signal(signal_number, SIG_DFL);
+		raise(signal_number);
 		return;
 	}
 	fault_address = info->si_addr;
-	siglongjmp(page_is_gone, 1);
+	siglongjmp(recovery, 1);
 }
 
-static __u32 edu_read(size_t reg)
+/* What a piece of work is about, and where it leaves its result */
+struct word {
+	size_t offset;
+	__u32 value;
+};
+
+/*
+ * Returns false if SIGBUS ended the work, somewhere in the middle. Nothing that is
+ * needed after that is in a variable of this function, which siglongjmp() may lose.
+ *
+ * sigsetjmp() makes a system call here. A driver that minds does more work at once.
+ */
+static bool try_work(void (*work)(struct word *word), struct word *word)
 {
-	return le32toh(*(__volatile__ __u32 *)(page + reg));
+	if (sigsetjmp(recovery, 1)) {
+		recoverable = false;
+		return false;
+	}
+	recoverable = true;
+	work(word);
+	recoverable = false;
+	return true;
 }
 
-static void edu_write(__u32 value, size_t reg)
+static void *map(int dmabuf, size_t size, off_t offset, int protection)
 {
-	*(__volatile__ __u32 *)(page + reg) = htole32(value);
+	return mmap(NULL, size, protection, MAP_SHARED, dmabuf, offset);
+}
+
+/*
+ * SIGBUS is the same for memory that comes back. A new mapping is not: it is possible
+ * while the device is disabled or in low power, and never again after a revoke.
+ */
+static bool is_revoked(int dmabuf)
+{
+	void *probe = map(dmabuf, memory_size, 0, PROT_READ);
+
+	if (probe != MAP_FAILED) {
+		munmap(probe, memory_size);
+		return false;
+	}
+	if (errno != ENODEV)
+		err(1, "mmap");
+	return true;
+}
+
+/*
+ * Do a piece of work, from its beginning as often as it takes: who knows what the
+ * device has lost while it was away. Returns false when the memory is gone for good.
+ *
+ * The mapping stays what it is, and works again when the memory is back. There is no
+ * event for that, so try. A reset need not be noticed at all: whoever touches the
+ * memory meanwhile sleeps until it is over.
+ */
+static bool do_work(int dmabuf, void (*work)(struct word *word), struct word *word)
+{
+	bool waiting = false;
+
+	while (!try_work(work, word)) {
+		if (!waiting)
+			printf("client %d: SIGBUS at %p, register 0x%02lx\n", getpid(),
+			       fault_address, (unsigned long)((char *)fault_address - memory));
+		if (is_revoked(dmabuf)) {
+			printf("client %d: the memory is gone for good\n", getpid());
+			return false;
+		}
+		if (!waiting)
+			printf("client %d: the memory is gone for a while\n", getpid());
+		waiting = true;
+		usleep(POLL_US);
+	}
+	if (waiting)
+		printf("client %d: the memory is back\n", getpid());
+	return true;
+}
+
+static void read_word(struct word *word)
+{
+	word->value = le32toh(*(__volatile__ __u32 *)(memory + word->offset));
+}
+
+static void write_word(struct word *word)
+{
+	*(__volatile__ __u32 *)(memory + word->offset) = htole32(word->value);
 }
 
 static void edu_wait(void)
 {
-	while (edu_read(EDU_STATUS) & EDU_STATUS_COMPUTING)
+	struct word status = { .offset = EDU_STATUS };
+
+	for (read_word(&status); status.value & EDU_STATUS_COMPUTING; read_word(&status))
 		usleep(100);
 }
 
-static __u32 edu_factorial(__u32 n)
+/* Replaces n by n!, and only at the end: this may have to start again. */
+static void edu_factorial(struct word *word)
 {
 	/* The client before may have been stopped between a write and its result. */
 	edu_wait();
-	edu_write(n, EDU_FACTORIAL);
+	write_word(word);
 	edu_wait();
-	return edu_read(EDU_FACTORIAL);
+	read_word(word);
 }
 
 static int connect_to(const char *path)
@@ -130,58 +227,138 @@ static int receive_fd(int owner)
 	return fd;
 }
 
-static void *map(int dmabuf, size_t size, off_t offset)
+/* The owner decides how much it is, and whether it can be written. */
+static void map_all(int dmabuf, bool must_write)
 {
-	return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, dmabuf, offset);
+	bool can_write = (fcntl(dmabuf, F_GETFL) & O_ACCMODE) == O_RDWR;
+	off_t size = lseek(dmabuf, 0, SEEK_END);
+
+	if (size < 0)
+		err(1, "lseek");
+	memory_size = size;
+	/* What is read-only cannot be mapped writable: EACCES. */
+	memory = map(dmabuf, memory_size, 0,
+		     can_write || must_write ? PROT_READ | PROT_WRITE : PROT_READ);
+	if (memory == MAP_FAILED)
+		err(1, "mmap of %zu bytes%s", memory_size, can_write ? "" : ", read-only");
 }
 
 /* The owner has more of the device, and this client must not get at it. */
 static void try_neighbour(int dmabuf)
 {
-	if (map(dmabuf, page_size, page_size) != MAP_FAILED)
+	size_t page_size = sysconf(_SC_PAGESIZE);
+
+	if (map(dmabuf, page_size, memory_size, PROT_READ) != MAP_FAILED)
 		errx(1, "has mapped the page behind its own");
 	printf("client %d: cannot map the next page: %s\n", getpid(), strerror(errno));
-	if (map(dmabuf, 2 * page_size, 0) != MAP_FAILED)
-		errx(1, "has mapped its page and the one behind it");
-	printf("client %d: cannot map two pages: %s\n", getpid(), strerror(errno));
+	if (map(dmabuf, memory_size + page_size, 0, PROT_READ) != MAP_FAILED)
+		errx(1, "has mapped its memory and the page behind it");
+	printf("client %d: cannot map one page more: %s\n", getpid(), strerror(errno));
 }
 
-static void compute(unsigned long count)
+/* What a reset makes the device forget shows only by a wrong answer: ask again, once. */
+static bool compute_one(int dmabuf, __u32 n)
 {
-	__u32 n, expected, result;
+	static const __u32 factorials[] = {
+		1, 1, 2, 6, 24, 120, 720, 5040, 40320, 362880, 3628800, 39916800, 479001600
+	};
+	struct word word;
+	int tries = 2;
+
+	do {
+		word = (struct word){ .offset = EDU_FACTORIAL, .value = n };
+		if (!do_work(dmabuf, edu_factorial, &word))
+			return false;
+	} while (word.value != factorials[n] && --tries);
+	if (!tries)
+		errx(1, "the device says %u! = %u, and not %u", n, word.value, factorials[n]);
+	return true;
+}
+
+static void compute(int dmabuf, unsigned long count)
+{
+	struct word id = { .offset = EDU_ID };
 	unsigned long i;
 
-	for (i = 0; !count || i < count; i++) {
-		n = 1 + (LARGEST_N - 1 + i) % LARGEST_N;
-		result = edu_factorial(n);
-		for (expected = 1; n > 1; n--)
-			expected *= n;
-		if (result != expected)
-			errx(1, "the device says %u, and not %u", result, expected);
+	if (!do_work(dmabuf, read_word, &id))
+		return;
+	if (id.value != EDU_ID_VALUE)
+		errx(1, "this is no EDU: register 0x00 reads 0x%08x", id.value);
+	printf("client %d: has the registers of an EDU at %p, as user %u\n", getpid(), memory,
+	       getuid());
+	try_neighbour(dmabuf);
+
+	for (i = 0; (!count || i < count) && compute_one(dmabuf, 12 - i % 12); i++)
 		if (!i)
-			printf("client %d: the device says %d! = %u\n", getpid(),
-			       LARGEST_N, result);
-	}
+			printf("client %d: the device says 12! = 479001600\n", getpid());
 	printf("client %d: has got %lu factorials\n", getpid(), i);
+}
+
+static void watch(int dmabuf, struct word word, unsigned long count)
+{
+	unsigned long i;
+	__u32 last = 0;
+
+	for (i = 0; !count || i < count; i++) {
+		if (i)
+			usleep(POLL_US);
+		if (!do_work(dmabuf, read_word, &word))
+			return;
+		if (!i || word.value != last)
+			printf("client %d: 0x%zx reads 0x%08x\n", getpid(), word.offset,
+			       word.value);
+		last = word.value;
+	}
+}
+
+static __u64 parse(const char *text, char end)
+{
+	char *rest;
+	__u64 value;
+
+	errno = 0;
+	value = strtoull(text, &rest, 0);
+	if (errno || rest == text || *rest != end)
+		errx(2, "%s: not as --help says", text);
+	return value;
 }
 
 int main(int argc, char *argv[])
 {
+	static const struct option options[] = {
+		{ "edu", no_argument, NULL, 'e' },
+		{ "count", required_argument, NULL, 'c' },
+		{ "read", required_argument, NULL, 'r' },
+		{ "write", required_argument, NULL, 'w' },
+		{ "help", no_argument, NULL, 'h' },
+		{}
+	};
 	struct sigaction action = { .sa_sigaction = sigbus, .sa_flags = SA_SIGINFO };
+	struct word to_read = {}, to_write = {};
+	bool edu = false, reads = false, writes = false;
 	unsigned long count = 0;
 	int option, dmabuf;
-	char *end;
 
-	if (argc == 2 && !strcmp(argv[1], "--help")) {
-		fputs(usage, stdout);
-		return 0;
-	}
-	while ((option = getopt(argc, argv, "n:")) != -1) {
-		if (option == 'n')
-			count = strtoul(optarg, &end, 0);
-		if (option != 'n' || !count || *end) {
-			fputs(usage, stderr);
-			return 2;
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (option) {
+		case 'e':
+			edu = true;
+			break;
+		case 'c':
+			count = parse(optarg, '\0');
+			break;
+		case 'r':
+			reads = true;
+			to_read.offset = parse(optarg, '\0');
+			break;
+		case 'w':
+			writes = true;
+			to_write.offset = parse(optarg, '=');
+			to_write.value = parse(strchr(optarg, '=') + 1, '\0');
+			break;
+		default:
+			fputs(usage, option == 'h' ? stdout : stderr);
+			return option == 'h' ? 0 : 2;
 		}
 	}
 	if (optind + 1 != argc) {
@@ -189,29 +366,24 @@ int main(int argc, char *argv[])
 		return 2;
 	}
 	setlinebuf(stdout);
-	page_size = sysconf(_SC_PAGESIZE);
 
-	dmabuf = receive_fd(connect_to(argv[optind]));
-	page = map(dmabuf, page_size, 0);
-	if (page == MAP_FAILED)
-		err(1, "mmap");
+	/* Before the first access */
 	if (sigaction(SIGBUS, &action, NULL))
 		err(1, "sigaction");
+	dmabuf = receive_fd(connect_to(argv[optind]));
+	map_all(dmabuf, edu || writes);
+	if (to_read.offset % 4 || to_read.offset >= memory_size ||
+	    to_write.offset % 4 || to_write.offset >= memory_size)
+		errx(1, "each OFFSET is to be a multiple of 4 below %zu", memory_size);
+	if (!edu)
+		printf("client %d: has %zu bytes at %p, as user %u\n", getpid(), memory_size,
+		       memory, getuid());
 
-	if (sigsetjmp(page_is_gone, 1)) {
-		printf("client %d: SIGBUS at %p, register 0x%02lx\n", getpid(), fault_address,
-		       (unsigned long)((uintptr_t)fault_address - (uintptr_t)page));
-		/* While the owner resets the device, this does not fail. */
-		if (map(dmabuf, page_size, 0) == MAP_FAILED && errno == ENODEV)
-			printf("client %d: the page is gone for good\n", getpid());
+	if (writes && !do_work(dmabuf, write_word, &to_write))
 		return 0;
-	}
-
-	if (edu_read(EDU_ID) != EDU_ID_VALUE)
-		errx(1, "this is no EDU: register 0x00 reads 0x%08x", edu_read(EDU_ID));
-	printf("client %d: has the registers of an EDU at %p, as user %u\n", getpid(), page,
-	       getuid());
-	try_neighbour(dmabuf);
-	compute(count);
+	if (edu)
+		compute(dmabuf, count);
+	else if (reads)
+		watch(dmabuf, to_read, count);
 	return 0;
 }
