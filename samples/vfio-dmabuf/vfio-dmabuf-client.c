@@ -56,9 +56,10 @@ static const char usage[] =
 static char *memory;
 static size_t memory_size;
 
-static sigjmp_buf recovery;
-static __volatile__ sig_atomic_t recoverable;
-static void *fault_address;
+/* Of the thread that accesses the memory, which is the one that gets the signal */
+static __thread sigjmp_buf recovery;
+static __thread __volatile__ sig_atomic_t recoverable;
+static __thread void *fault_address;
 
 /*
  * To touch memory that cannot be reached raises SIGBUS. To return would try it again,
@@ -215,10 +216,14 @@ static int receive_fd(int owner)
 		.msg_controllen = sizeof(control),
 	};
 	struct cmsghdr *cmsg;
+	ssize_t received;
 	int fd;
 
-	if (recvmsg(owner, &message, MSG_CMSG_CLOEXEC) < 0)
+	received = recvmsg(owner, &message, MSG_CMSG_CLOEXEC);
+	if (received < 0)
 		err(1, "recvmsg");
+	if (!received)
+		errx(1, "the owner has hung up");
 	cmsg = CMSG_FIRSTHDR(&message);
 	if (!cmsg || cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS ||
 	    cmsg->cmsg_len != CMSG_LEN(sizeof(fd)))

@@ -82,9 +82,6 @@ enum vfio_pci_memory_state {
  *	what it allows from being taken back.
  * @pdev: The device. Valid under a buffer's lock until @state is REVOKED.
  * @name: Its name, for trace events: buffers outlive @pdev.
- * @enabled: Whether the last vfio_pci_memory_restore() has found that the memory
- *	can be reached, with D3 taken into account. For trace events, and written
- *	under memory_lock.
  * @lock: Guards @buffers and @wc_ranges.
  * @buffers: All buffers that are not released: those that are uncached, and those
  *	that are write-combined. A walk goes on with the second list after the first,
@@ -100,7 +97,6 @@ struct vfio_pci_memory {
 	enum vfio_pci_memory_state state;
 	struct pci_dev *pdev;
 	char name[20];
-	bool enabled;
 	spinlock_t lock;		/* for @buffers and @wc_ranges */
 	struct list_head buffers[2];
 	struct mutex attr_lock;		/* for memory types */
@@ -144,7 +140,7 @@ struct vfio_pci_memory {
  *	those of work on the memory; guarded by dmabuf->resv. iommufd has none.
  * @can_mmap: Whether an exported buffer can be mapped by the CPU.
  * @write_combine: Whether the CPU maps it write-combined, and not uncached.
- * @exported: Whether its export was traced.
+ * @exported: Whether its export has succeeded, so that its release is traced.
  * @bar: Number of the BAR that it is of.
  * @zapped: Set when it was revoked for good, and no CPU has it mapped any more.
  * @nr_ranges: Number of entries in @phys_vec and in @range_end.

@@ -44,7 +44,6 @@ static void vfio_pci_memory_init(struct vfio_pci_memory *memory,
 {
 	kref_init(&memory->kref);
 	memory->state = VFIO_PCI_MEMORY_DISABLED;
-	memory->enabled = false;
 	memory->pdev = pdev;
 	spin_lock_init(&memory->lock);
 	INIT_LIST_HEAD(&memory->buffers[0]);
@@ -238,17 +237,20 @@ static int __vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv,
 static int vfio_pci_dma_buf_drain(struct vfio_pci_dma_buf *priv,
 				  bool interruptible)
 {
+	bool trace = trace_vfio_pci_dma_buf_drained_enabled();
 	u64 start;
 	int ret;
 
 	/* Most buffers have no importer, and nothing to tell. */
-	if (!trace_vfio_pci_dma_buf_drain_enabled() ||
-	    (!READ_ONCE(priv->imported) && vfio_pci_dma_buf_unmapped(priv)))
+	if (!READ_ONCE(priv->imported) && vfio_pci_dma_buf_unmapped(priv))
 		return __vfio_pci_dma_buf_drain(priv, interruptible);
 
-	start = ktime_get_ns();
+	/* An importer may never unmap: which buffer it is must be known before. */
+	trace_vfio_pci_dma_buf_drain(priv);
+	start = vfio_pci_trace_clock(trace);
 	ret = __vfio_pci_dma_buf_drain(priv, interruptible);
-	trace_vfio_pci_dma_buf_drain(priv, ktime_get_ns() - start, ret);
+	if (trace)
+		trace_vfio_pci_dma_buf_drained(priv, ktime_get_ns() - start, ret);
 	return ret;
 }
 
@@ -282,7 +284,7 @@ int vfio_pci_dma_buf_revoke(struct vfio_pci_core_device *vdev,
 	}
 	vfio_pci_dma_buf_zap(priv);
 	if (trace) {
-		u64 zap_ns = vfio_pci_trace_clock(true) - start;
+		u64 zap_ns = ktime_get_ns() - start;
 
 		trace_vfio_pci_dma_buf_revoke(priv, revoked,
 					      vfio_pci_dma_buf_nr_vmas(priv), zap_ns);
@@ -315,7 +317,7 @@ static void __vfio_pci_memory_revoke(struct vfio_pci_core_device *vdev,
 		up_write(&priv->lock);
 		vfio_pci_dma_buf_zap(priv);
 		if (trace) {
-			zap_ns += vfio_pci_trace_clock(true) - start;
+			zap_ns += ktime_get_ns() - start;
 			nr_vmas += vfio_pci_dma_buf_nr_vmas(priv);
 			nr_buffers++;
 		}
@@ -324,13 +326,13 @@ static void __vfio_pci_memory_revoke(struct vfio_pci_core_device *vdev,
 	}
 
 	/* A driver with its own mmap() may have VMAs of the device's file. */
+	start = vfio_pci_trace_clock(trace);
 	if (vdev->own_mmap)
 		vfio_pci_zap_bars(vdev);
-
-	/* Before the wait, which may be for an importer that never unmaps. */
 	if (trace)
 		trace_vfio_pci_memory_revoke(memory, state == VFIO_PCI_MEMORY_REVOKED,
-					     nr_buffers, nr_vmas, zap_ns);
+					     nr_buffers, nr_vmas,
+					     zap_ns + ktime_get_ns() - start);
 
 	vfio_pci_memory_for_each(priv, memory)
 		vfio_pci_dma_buf_drain(priv, false);
@@ -363,7 +365,6 @@ void vfio_pci_memory_restore(struct vfio_pci_core_device *vdev)
 {
 	struct vfio_pci_memory *memory = vdev->memory;
 	enum vfio_pci_memory_state state = VFIO_PCI_MEMORY_DISABLED;
-	bool enabled, changed;
 
 	lockdep_assert_held_write(&vdev->memory_lock);
 
@@ -375,11 +376,10 @@ void vfio_pci_memory_restore(struct vfio_pci_core_device *vdev)
 		state = VFIO_PCI_MEMORY_ENABLED;
 
 	/* Most writes of the command register change nothing. */
-	enabled = state == VFIO_PCI_MEMORY_ENABLED && !vfio_pci_in_d3(vdev->pdev);
-	changed = memory->state != state || memory->enabled != enabled;
-	memory->enabled = enabled;
-	if (changed)
-		trace_vfio_pci_memory_restore(memory);
+	if (memory->state != state)
+		trace_vfio_pci_memory_restore(memory,
+					      state == VFIO_PCI_MEMORY_ENABLED &&
+					      !vfio_pci_in_d3(vdev->pdev));
 	store_release_wake_up(&memory->state, state);
 }
 

@@ -27,12 +27,9 @@ static vm_fault_t vfio_pci_dma_buf_wait(struct vm_fault *vmf)
 	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
 		return VM_FAULT_RETRY;
 
-	if (!fault_flag_allow_retry_first(vmf->flags)) {
-		if (!vfio_pci_memory_wait(priv->memory, false))
-			return 0;
-		trace_vfio_pci_fault_failed(priv, vmf, "killed");
-		return VM_FAULT_SIGBUS;
-	}
+	if (!fault_flag_allow_retry_first(vmf->flags))
+		return vfio_pci_memory_wait(priv->memory, false) ?
+		       VM_FAULT_SIGBUS : 0;
 
 	/* Without the VMA locked, so it is the file that holds the buffer. */
 	file = get_file(vmf->vma->vm_file);
@@ -48,21 +45,18 @@ static vm_fault_t vfio_pci_dma_buf_wait(struct vm_fault *vmf)
 
 static noinline void
 vfio_pci_dma_buf_trace_fault(const struct vfio_pci_dma_buf *priv,
-			     const struct vm_fault *vmf, vm_fault_t ret)
+			     const struct vm_fault *vmf,
+			     enum vfio_pci_memory_state state, vm_fault_t ret)
 {
 	const char *reason;
 
-	switch (READ_ONCE(priv->source->state)) {
-	case VFIO_PCI_MEMORY_REVOKED:
+	/* By the state that the fault has seen: it may be another one by now. */
+	if (state == VFIO_PCI_MEMORY_REVOKED)
 		reason = priv->source == priv->memory ? "closed" : "revoked";
-		break;
-	case VFIO_PCI_MEMORY_DISABLED:
-		reason = "disabled";
-		break;
-	default:
-		reason = vfio_pci_in_d3(priv->memory->pdev) ? "d3" :
-			 ret & VM_FAULT_OOM ? "no-memory" : "not-inserted";
-	}
+	else if (state == VFIO_PCI_MEMORY_ENABLED)
+		reason = ret & VM_FAULT_OOM ? "no-memory" : "not-inserted";
+	else
+		reason = vfio_pci_in_d3(priv->memory->pdev) ? "d3" : "disabled";
 	trace_vfio_pci_fault_failed(priv, vmf, reason);
 }
 
@@ -84,12 +78,8 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 	}
 
 	pgoff = linear_page_delta(vma, addr) + vma->vm_pgoff - priv->vm_pgoff;
-	if (!vfio_pci_dma_buf_find_pfn(priv, pgoff, order, &pfn)) {
-		if (order)
-			return VM_FAULT_FALLBACK;
-		trace_vfio_pci_fault_failed(priv, vmf, "outside");
-		return VM_FAULT_SIGBUS;
-	}
+	if (!vfio_pci_dma_buf_find_pfn(priv, pgoff, order, &pfn))
+		return order ? VM_FAULT_FALLBACK : VM_FAULT_SIGBUS;
 
 	if (!IS_ALIGNED(pfn, 1UL << order))
 		return VM_FAULT_FALLBACK;
@@ -118,7 +108,7 @@ __vfio_pci_dma_buf_fault(struct vm_fault *vmf, unsigned int order)
 
 			if (trace_vfio_pci_fault_failed_enabled() &&
 			    (ret & (VM_FAULT_OOM | VM_FAULT_SIGBUS)))
-				vfio_pci_dma_buf_trace_fault(priv, vmf, ret);
+				vfio_pci_dma_buf_trace_fault(priv, vmf, state, ret);
 
 			/*
 			 * Of a closed device there is nothing left to name here,

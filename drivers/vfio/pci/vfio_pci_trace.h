@@ -74,7 +74,37 @@ TRACE_EVENT(vfio_pci_dma_buf_revoke,
 		  __entry->nr_vmas, __entry->zap_ns)
 );
 
-TRACE_EVENT(vfio_pci_dma_buf_drain,
+DECLARE_EVENT_CLASS(vfio_pci_dma_buf,
+	TP_PROTO(const struct vfio_pci_dma_buf *priv),
+	TP_ARGS(priv),
+
+	TP_STRUCT__entry(
+		__string(device, priv->memory->name)
+		__field(u8, bar)
+		__field(u64, ino)
+	),
+
+	TP_fast_assign(
+		__assign_str(device);
+		__entry->bar = priv->bar;
+		__entry->ino = priv->inode->i_ino;
+	),
+
+	TP_printk("device=%s bar=%u ino=%llu",
+		  __get_str(device), __entry->bar, __entry->ino)
+);
+
+DEFINE_EVENT(vfio_pci_dma_buf, vfio_pci_dma_buf_drain,
+	TP_PROTO(const struct vfio_pci_dma_buf *priv),
+	TP_ARGS(priv)
+);
+
+DEFINE_EVENT(vfio_pci_dma_buf, vfio_pci_dma_buf_release,
+	TP_PROTO(const struct vfio_pci_dma_buf *priv),
+	TP_ARGS(priv)
+);
+
+TRACE_EVENT(vfio_pci_dma_buf_drained,
 	TP_PROTO(const struct vfio_pci_dma_buf *priv, u64 drain_ns, int ret),
 	TP_ARGS(priv, drain_ns, ret),
 
@@ -97,26 +127,6 @@ TRACE_EVENT(vfio_pci_dma_buf_drain,
 	TP_printk("device=%s bar=%u ino=%llu drain_ns=%llu ret=%d",
 		  __get_str(device), __entry->bar, __entry->ino, __entry->drain_ns,
 		  __entry->ret)
-);
-
-TRACE_EVENT(vfio_pci_dma_buf_release,
-	TP_PROTO(const struct vfio_pci_dma_buf *priv),
-	TP_ARGS(priv),
-
-	TP_STRUCT__entry(
-		__string(device, priv->memory->name)
-		__field(u8, bar)
-		__field(u64, ino)
-	),
-
-	TP_fast_assign(
-		__assign_str(device);
-		__entry->bar = priv->bar;
-		__entry->ino = priv->inode->i_ino;
-	),
-
-	TP_printk("device=%s bar=%u ino=%llu",
-		  __get_str(device), __entry->bar, __entry->ino)
 );
 
 TRACE_EVENT(vfio_pci_memory_revoke,
@@ -146,8 +156,8 @@ TRACE_EVENT(vfio_pci_memory_revoke,
 );
 
 TRACE_EVENT(vfio_pci_memory_restore,
-	TP_PROTO(const struct vfio_pci_memory *memory),
-	TP_ARGS(memory),
+	TP_PROTO(const struct vfio_pci_memory *memory, bool enabled),
+	TP_ARGS(memory, enabled),
 
 	TP_STRUCT__entry(
 		__string(device, memory->name)
@@ -156,7 +166,7 @@ TRACE_EVENT(vfio_pci_memory_restore,
 
 	TP_fast_assign(
 		__assign_str(device);
-		__entry->enabled = memory->enabled;
+		__entry->enabled = enabled;
 	),
 
 	TP_printk("device=%s enabled=%d", __get_str(device), __entry->enabled)

@@ -5,6 +5,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +32,7 @@ static const char *device_bdf, *importer_bdf;
 
 /* An instance of the trace buffer, with the events of this device and of no other */
 struct trace {
-	char dir[64];
+	char dir[96];
 };
 
 static void trace_write(struct trace *trace, const char *name, const char *text)
@@ -55,8 +57,9 @@ static const char *trace_open(struct trace *trace)
 	if (access(TRACEFS "/events/vfio_pci/vfio_pci_dma_buf_export", F_OK))
 		return "The kernel has no trace events of vfio-pci";
 
-	snprintf_assert(trace->dir, sizeof(trace->dir), TRACEFS "/instances/vfio_pci_trace_test");
-	/* One that was killed may have left it. */
+	snprintf_assert(trace->dir, sizeof(trace->dir), TRACEFS "/instances/vfio_pci_trace_test-%s",
+			device_bdf);
+	/* A test that has failed may have left it. */
 	rmdir(trace->dir);
 	VFIO_ASSERT_EQ(mkdir(trace->dir, 0700), 0);
 
@@ -175,6 +178,22 @@ static void trace_test_teardown(struct trace_test *test)
 		vfio_pci_device_close(test->device);
 	}
 	trace_close(&test->trace);
+}
+
+/* Returns an importer that has mapped the DMABUF, or -1 where there can be none. */
+static int import(struct trace_test *test, enum vfio_dmabuf_importer_unmap unmap, u32 delay_ms)
+{
+	int importer;
+
+	if (importer_missing())
+		return -1;
+	importer = importer_open();
+	VFIO_ASSERT_EQ(importer_attach(importer, test->dmabuf.fd, importer_bdf, unmap, delay_ms),
+		       0);
+	if (!importer_map(importer))
+		return importer;
+	importer_close(importer);
+	return -1;
 }
 
 FIXTURE(vfio_pci_trace_test) {
@@ -392,36 +411,31 @@ TEST_F(vfio_pci_trace_test, revoke)
 	ASSERT_EQ(0, munmap(vaddr[1], test->dmabuf.size));
 }
 
-static void check_drained(struct __test_metadata *_metadata, struct trace_test *test, int nr,
-			  int ret)
+static void check_drained(struct __test_metadata *_metadata, struct trace_test *test, int nr)
 {
+	unsigned long inode = inode_number(test->dmabuf.fd);
 	char fields[256];
 
 	ASSERT_EQ(nr, trace_count(&test->trace, "dma_buf_drain", fields, sizeof(fields)));
-	check_buffer(_metadata, test, fields, inode_number(test->dmabuf.fd));
+	check_buffer(_metadata, test, fields, inode);
+	ASSERT_EQ(nr, trace_count(&test->trace, "dma_buf_drained", fields, sizeof(fields)));
+	check_buffer(_metadata, test, fields, inode);
 	EXPECT_GE(trace_field(fields, "drain_ns"), IMPORTER_DELAY_MS * NSEC_PER_MSEC);
-	EXPECT_EQ(ret, (int)trace_field(fields, "ret"));
+	EXPECT_EQ(0, trace_field(fields, "ret"));
 }
 
 /* Which buffer the owner waits for, and how long */
 TEST_F(vfio_pci_trace_test, slow_importer)
 {
 	struct trace_test *test = &self->test;
-	const char *reason = importer_missing();
 	int importer;
 
-	if (reason)
-		SKIP(return, "%s", reason);
+	importer = import(test, VFIO_DMABUF_IMPORTER_UNMAP_DELAYED, IMPORTER_DELAY_MS);
+	if (importer < 0)
+		SKIP(return, "There is no importer for this device");
 
-	importer = importer_open();
-	ASSERT_EQ(0, importer_attach(importer, test->dmabuf.fd, importer_bdf,
-				     VFIO_DMABUF_IMPORTER_UNMAP_DELAYED, IMPORTER_DELAY_MS));
-	if (importer_map(importer)) {
-		importer_close(importer);
-		SKIP(return, "The devices cannot reach each other");
-	}
 	vfio_pci_cmd_clear(test->device, PCI_COMMAND_MEMORY);
-	check_drained(_metadata, test, 1, 0);
+	check_drained(_metadata, test, 1);
 	vfio_pci_cmd_set(test->device, PCI_COMMAND_MEMORY);
 
 	/* It was not imported again. */
@@ -431,7 +445,56 @@ TEST_F(vfio_pci_trace_test, slow_importer)
 
 	ASSERT_EQ(0, importer_map(importer));
 	vfio_pci_dmabuf_revoke(test->device, test->dmabuf.fd);
-	check_drained(_metadata, test, 2, 0);
+	check_drained(_metadata, test, 2);
+	importer_close(importer);
+}
+
+static void on_signal(int number)
+{
+}
+
+static void *revoke_thread(void *arg)
+{
+	struct trace_test *test = arg;
+
+	return (void *)(long)__vfio_pci_dmabuf_revoke(test->device, test->dmabuf.fd);
+}
+
+/* An importer that does not unmap can be seen while the owner still waits for it. */
+TEST_F(vfio_pci_trace_test, stuck_importer)
+{
+	struct sigaction action = { .sa_handler = on_signal };
+	struct trace_test *test = &self->test;
+	struct trace *trace = &test->trace;
+	pthread_t thread;
+	char fields[256];
+	int importer;
+	void *ret;
+
+	importer = import(test, VFIO_DMABUF_IMPORTER_UNMAP_IOCTL, 0);
+	if (importer < 0)
+		SKIP(return, "There is no importer for this device");
+
+	ASSERT_EQ(0, sigaction(SIGUSR1, &action, NULL));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, revoke_thread, test));
+	while (!trace_nr(trace, "dma_buf_drain"))
+		usleep(1000);
+	EXPECT_EQ(1, trace_nr(trace, "dma_buf_revoke"));
+	EXPECT_EQ(0, trace_nr(trace, "dma_buf_drained"));
+
+	/* It may not sleep yet. */
+	while (pthread_tryjoin_np(thread, &ret)) {
+		ASSERT_EQ(0, pthread_kill(thread, SIGUSR1));
+		usleep(1000);
+	}
+	EXPECT_EQ(-EINTR, (long)ret);
+	ASSERT_EQ(1, trace_count(trace, "dma_buf_drained", fields, sizeof(fields)));
+	EXPECT_EQ(-EINTR, (int)trace_field(fields, "ret"));
+
+	ASSERT_EQ(0, importer_unmap(importer));
+	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(test->device, test->dmabuf.fd));
+	ASSERT_EQ(2, trace_count(trace, "dma_buf_revoke", fields, sizeof(fields)));
+	EXPECT_EQ(1, trace_field(fields, "again"));
 	importer_close(importer);
 }
 
