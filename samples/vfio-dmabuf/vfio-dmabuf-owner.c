@@ -391,7 +391,8 @@ int main(int argc, char *argv[])
 	/* What cannot be exported is better known now than when somebody comes. */
 	dmabuf = export_range(device, &piece);
 	if (dmabuf < 0)
-		err(1, "VFIO_DEVICE_FEATURE_DMA_BUF");
+		err(1, "BAR %u cannot be exported%s", piece.bar,
+		    piece.attr ? " write-combined" : "");
 	close(dmabuf);
 
 	fds[0].fd = listen_at(argv[optind + 1]);
