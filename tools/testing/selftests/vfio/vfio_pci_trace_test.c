@@ -481,20 +481,21 @@ TEST_F(vfio_pci_trace_test, stuck_importer)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, revoke_thread, test));
 	for (i = 0; i < PATIENCE_MS && !trace_nr(trace, "dma_buf_drain"); i++)
 		usleep(1000);
-	ASSERT_EQ(1, trace_nr(trace, "dma_buf_drain"));
+	EXPECT_EQ(1, trace_nr(trace, "dma_buf_drain"));
 	EXPECT_EQ(1, trace_nr(trace, "dma_buf_revoke"));
 	EXPECT_EQ(0, trace_nr(trace, "dma_buf_drained"));
 
 	/* It may not sleep yet. */
 	while (pthread_tryjoin_np(thread, &ret)) {
-		ASSERT_EQ(0, pthread_kill(thread, SIGUSR1));
+		pthread_kill(thread, SIGUSR1);
 		usleep(1000);
 	}
+	/* Nothing may end this process before, whose exit would wait for the importer. */
+	ASSERT_EQ(0, importer_unmap(importer));
 	EXPECT_EQ(-EINTR, (long)ret);
 	ASSERT_EQ(1, trace_count(trace, "dma_buf_drained", fields, sizeof(fields)));
 	EXPECT_EQ(-EINTR, (int)trace_field(fields, "ret"));
 
-	ASSERT_EQ(0, importer_unmap(importer));
 	ASSERT_EQ(-EBADFD, __vfio_pci_dmabuf_revoke(test->device, test->dmabuf.fd));
 	ASSERT_EQ(2, trace_count(trace, "dma_buf_revoke", fields, sizeof(fields)));
 	EXPECT_EQ(1, trace_field(fields, "again"));
