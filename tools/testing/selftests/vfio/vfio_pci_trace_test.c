@@ -16,7 +16,6 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 
-#include <linux/sizes.h>
 #include <linux/vfio.h>
 
 #include <libvfio.h>
